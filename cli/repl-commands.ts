@@ -1,0 +1,127 @@
+/** Commands of the Moleculer REPL: the same actions as REST, shown as tables. */
+import type { BrokerOptions, ServiceBroker } from 'moleculer'
+import type { FileRecord } from '../domain/file.ts'
+import type { ScanSummary, ServerRecord } from '../domain/server.ts'
+import { bytes, since, visible } from './format.ts'
+
+interface Helpers {
+  table(rows: string[][]): string
+}
+type Args = { options: Record<string, any> } & Record<string, any>
+
+/** A failure is one line, not a stack: the person at the prompt asked a question. */
+const shown =
+  (command: (broker: ServiceBroker, args: Args, helpers: Helpers) => Promise<void>) =>
+  async (broker: ServiceBroker, args: Args, helpers: Helpers) => {
+    try {
+      await command(broker, args, helpers)
+    } catch (error) {
+      console.log(`  ${(error as Error).message}`)
+    }
+  }
+
+const resolve = (broker: ServiceBroker, ref: string): Promise<ServerRecord> => broker.call('servers.resolve', { ref })
+
+type Commands = NonNullable<NonNullable<BrokerOptions['replOptions']>['customCommands']>
+
+export const replCommands = [
+  {
+    command: 'servers',
+    description: 'Lists the SFTP servers',
+    action: shown(async (broker, _args, { table }) => {
+      const servers: ServerRecord[] = await broker.call('servers.list')
+      if (servers.length === 0) return console.log('  no servers yet: add one by POST /api/v1/servers')
+      const rows = servers.map((one) => [
+        one.name,
+        one.state,
+        `${one.username}@${one.host}:${one.port}`,
+        since(one.lastScanAt),
+        one.lastError ? visible(one.lastError.message) : 'ok'
+      ])
+      console.log(table([['name', 'state', 'address', 'last scan', 'result'], ...rows]))
+    })
+  },
+  {
+    command: 'scan <name>',
+    description: 'Scans a server now and says what it found',
+    action: shown(async (broker, { name }) => {
+      const server = await resolve(broker, name)
+      const scan: ScanSummary = await broker.call('scanner.scan', { id: server._id, wait: true }, { timeout: 0 })
+      console.log(
+        `  ${scan.listed} listed: ${scan.new} new, ${scan.settling} settling, ${scan.pending} pending, ${scan.skipped} skipped, ${scan.quarantined} quarantined, in ${scan.durationMs} ms`
+      )
+    })
+  },
+  {
+    command: 'files [status]',
+    description: 'Lists the newest files, of one state or of all',
+    options: [{ option: '-s, --server <name>', description: 'of this server only' }],
+    action: shown(async (broker, { status, options }, { table }) => {
+      const serverId = options.server ? (await resolve(broker, String(options.server)))._id : undefined
+      const filter = { limit: 30, ...(status ? { statuses: [status] } : {}), ...(serverId ? { serverId } : {}) }
+      const { items }: { items: FileRecord[] } = await broker.call('files.list', filter)
+      if (items.length === 0) return console.log('  no such files')
+      const rows = items.map((one) => [
+        one._id,
+        one.status,
+        one.serverName,
+        visible(one.path),
+        bytes(one.size),
+        one.error ? visible(one.error.message) : visible(one.reason ?? '')
+      ])
+      console.log(table([['id', 'state', 'server', 'path', 'size', 'reason'], ...rows]))
+    })
+  },
+  {
+    command: 'file <id>',
+    description: 'Shows one file with its history',
+    action: shown(async (broker, { id }) => {
+      const file: FileRecord = await broker.call('files.get', { id: String(id) })
+      console.log(
+        `  ${visible(file.path)} on ${file.serverName}, version ${file.version}, ${bytes(file.size)}: ${file.status}`
+      )
+      if (file.object)
+        console.log(`  ${file.object.url}  ${file.object.checksum.algorithm} ${file.object.checksum.value}`)
+      for (const { at, status, attempt, worker, reason, times } of file.history) {
+        const note = [
+          attempt ? `attempt ${attempt}` : '',
+          worker ?? '',
+          reason ? visible(reason) : '',
+          times > 1 ? `${times} times` : ''
+        ]
+        console.log(`  ${new Date(at).toISOString()}  ${status.padEnd(11)}  ${note.filter(Boolean).join(', ')}`)
+      }
+    })
+  },
+  {
+    command: 'retry [id]',
+    description: 'Tries a failed file again, or all of them',
+    options: [{ option: '--failed', description: 'every failed file' }],
+    action: shown(async (broker, { id, options }) => {
+      if (options.failed) {
+        const { retried }: { retried: number } = await broker.call('files.retryFailed', {})
+        return console.log(`  ${retried} files are tried again`)
+      }
+      if (!id) return console.log('  retry <id>, or retry --failed')
+      const file: FileRecord = await broker.call('files.retry', { id: String(id) })
+      console.log(`  ${visible(file.path)} is ${file.status}`)
+    })
+  },
+  {
+    command: 'backlog',
+    description: 'Says what waits: files by state, announcements, the oldest',
+    action: shown(async (broker, _args, { table }) => {
+      const stats: any = await broker.call('files.stats')
+      const rows = Object.entries<any>(stats.files).map(([status, { count, bytes: sum }]) => [
+        status,
+        String(count),
+        bytes(sum)
+      ])
+      console.log(table([['state', 'files', 'size'], ...rows]))
+      const { count, oldestSeconds } = stats.backlog
+      console.log(
+        `  ${count} files wait, the oldest for ${oldestSeconds} s; ${stats.announcements.due} announcements are due`
+      )
+    })
+  }
+] as unknown as Commands

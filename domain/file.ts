@@ -1,0 +1,400 @@
+/**
+ * The record of one version of a file, and its state machine. Every change of state is one of the functions here:
+ * pure, from a record to the next one (or null: refused), written by `files` as one compare-and-set.
+ *
+ *   settling -> pending -> downloading -> uploaded -> notified
+ *   aside: failed, skipped, vanished; each opens again when the file changes, returns, or the policy takes it
+ *
+ * Fence: a claim adds one to `epoch`; whatever the worker of an older epoch reports is refused.
+ * The announcement (outbox) lives in the record, so that `uploaded` and "must be announced" are one write.
+ */
+import { createHash } from 'node:crypto'
+import { backoffMs, FILE_BACKOFF } from './backoff.ts'
+import type { RecordedError } from './errors.ts'
+import type { SettlePolicy } from './server.ts'
+import { isSettled, look, nextLookAt, type SettleState } from './settle.ts'
+
+export const FILE_STATUSES = [
+  'settling',
+  'pending',
+  'downloading',
+  'uploaded',
+  'notified',
+  'failed',
+  'skipped',
+  'vanished'
+] as const
+export type FileStatus = (typeof FILE_STATUSES)[number]
+
+export interface HistoryEntry {
+  at: number
+  status: FileStatus
+  worker: string | null
+  attempt: number
+  reason: string | null
+  /** How often the same entry came in a row. */
+  times: number
+}
+
+export interface ObjectInfo {
+  bucket: string
+  key: string
+  url: string
+  etag: string
+  size: number
+  checksum: { algorithm: 'crc32' | 'sha256'; value: string }
+  storedAt: number
+}
+
+/** Multipart upload under way. `uploadId` is null while it is being created: the intent comes first. */
+export interface UploadState {
+  uploadId: string | null
+  partBytes: number
+  size: number
+  mtime: number
+  parts: { number: number; sizeBytes: number; etag: string; crc32: string }[]
+}
+
+export interface AnnouncementState {
+  status: 'due' | 'sent'
+  messageId: string
+  attempts: number
+  dueAt: number
+  epoch: number
+  leaseUntil: number
+  at: number | null
+  error: RecordedError | null
+}
+
+/** Times are ms since the epoch; `mtime` too, though SFTP knows seconds only. */
+export interface FileRecord {
+  _id: string
+  revision: number
+  serverId: string
+  serverName: string
+  path: string
+  filename: string
+  version: number
+  /** On version 1: the highest version there is. */
+  latest: number
+  size: number
+  mtime: number
+  status: FileStatus
+  /** Why it is `skipped`, or what a `settling` one waits for. */
+  reason: string | null
+  settle: SettleState | null
+  seenEpoch: number
+  attempts: number
+  epoch: number
+  worker: string | null
+  leaseUntil: number
+  /** When there is something to do next: the next look (settling), the next try (pending). */
+  dueAt: number
+  error: RecordedError | null
+  /** Unique among all records; absent until the first claim. */
+  reservedKey?: string
+  upload: UploadState | null
+  object: ObjectInfo | null
+  announcement: AnnouncementState | null
+  /** The source was deleted or moved away by us: the next file of this name is a new version. */
+  released: boolean
+  progress: { bytes: number; bytesPerSecond: number } | null
+  history: HistoryEntry[]
+  historyDropped: number
+  createdAt: number
+  updatedAt: number
+}
+
+export const LEASE_MS = 30_000
+export const RENEW_MS = 10_000
+/** Skew allowed between the clocks of two `files` instances. */
+export const SKEW_MS = 5_000
+const MAX_HISTORY = 200
+
+/** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: what it is not ready for. */
+export interface Sighting {
+  path: string
+  size: number
+  mtime: number
+  skip: string | null
+}
+
+export interface SightingRules {
+  serverId: string
+  serverName: string
+  settle: SettlePolicy
+  onChange: 'ignore' | 'version'
+  scanEpoch: number
+}
+
+/** The identity of a version: 24 characters of a SHA-256, so that a registration is an idempotent insert. */
+export function fileId(serverId: string, path: string, version: number): string {
+  return createHash('sha256').update(`${serverId}\0${path}\0${version}`).digest('base64url').slice(0, 24)
+}
+
+export function isStored(file: FileRecord): boolean {
+  return file.status === 'uploaded' || file.status === 'notified'
+}
+
+/** The record in another state, with the change in its history: repeats folded, the oldest dropped and counted. */
+function enter(
+  file: FileRecord,
+  change: Partial<FileRecord> & { status: FileStatus },
+  now: number,
+  why: string | null
+) {
+  const next: FileRecord = { ...file, ...change, updatedAt: now }
+  const entry: HistoryEntry = {
+    at: now,
+    status: next.status,
+    worker: next.worker,
+    attempt: next.attempts,
+    reason: why,
+    times: 1
+  }
+  const last = file.history.at(-1)
+  const repeats = last && last.status === entry.status && last.worker === entry.worker && last.reason === entry.reason
+  const history = repeats
+    ? [...file.history.slice(0, -1), { ...entry, times: last.times + 1 }]
+    : [...file.history, entry]
+  next.history = history.slice(-MAX_HISTORY)
+  next.historyDropped = file.historyDropped + history.length - next.history.length
+  return next
+}
+
+function blank(rules: SightingRules, sighting: Sighting, version: number, now: number): FileRecord {
+  return {
+    _id: fileId(rules.serverId, sighting.path, version),
+    revision: 0,
+    serverId: rules.serverId,
+    serverName: rules.serverName,
+    path: sighting.path,
+    filename: sighting.path.slice(sighting.path.lastIndexOf('/') + 1),
+    version,
+    latest: version,
+    size: sighting.size,
+    mtime: sighting.mtime,
+    status: 'settling',
+    reason: null,
+    settle: null,
+    seenEpoch: rules.scanEpoch,
+    attempts: 0,
+    epoch: 0,
+    worker: null,
+    leaseUntil: 0,
+    dueAt: now,
+    error: null,
+    upload: null,
+    object: null,
+    announcement: null,
+    released: false,
+    progress: null,
+    history: [],
+    historyDropped: 0,
+    createdAt: now,
+    updatedAt: now
+  }
+}
+
+/** A record that is not stored takes a sighting in: settles, is skipped, or becomes pending. */
+function absorb(file: FileRecord, sighting: Sighting, rules: SightingRules, now: number): FileRecord {
+  const changed = file.size !== sighting.size || file.mtime !== sighting.mtime
+  const seen = { size: sighting.size, mtime: sighting.mtime, seenEpoch: rules.scanEpoch, serverName: rules.serverName }
+  if (sighting.skip !== null) {
+    return enter(file, { ...seen, status: 'skipped', reason: sighting.skip, settle: null }, now, sighting.skip)
+  }
+  const settle = look(file.status === 'settling' ? file.settle : null, changed, now)
+  if (isSettled(settle, rules.settle, now)) {
+    const fresh = { attempts: 0, error: null, reason: null, worker: null, dueAt: now }
+    return enter(file, { ...seen, ...fresh, status: 'pending', settle }, now, null)
+  }
+  const waiting = `look ${settle.looks} of ${rules.settle.checks}`
+  const change = { ...seen, status: 'settling' as const, settle, reason: waiting, worker: null, attempts: 0 }
+  const dueAt = nextLookAt(settle, rules.settle, now)
+  if (file.status === 'settling' && !changed && file.history.length > 0) {
+    return { ...file, ...change, dueAt, updatedAt: now }
+  }
+  return enter(file, { ...change, dueAt }, now, changed && file.history.length > 0 ? 'the file changed' : null)
+}
+
+export type Observation =
+  | { kind: 'nothing' }
+  | { kind: 'insert'; record: FileRecord }
+  | { kind: 'replace'; record: FileRecord }
+
+/** What a sighting makes of the latest record of its path (null: there is none). */
+export function observe(file: FileRecord | null, sighting: Sighting, rules: SightingRules, now: number): Observation {
+  if (!file) return { kind: 'insert', record: absorb(blank(rules, sighting, 1, now), sighting, rules, now) }
+  if (rules.scanEpoch < file.seenEpoch) return { kind: 'nothing' }
+  const changed = file.size !== sighting.size || file.mtime !== sighting.mtime
+  switch (file.status) {
+    case 'settling':
+      return { kind: 'replace', record: absorb(file, sighting, rules, now) }
+    case 'downloading':
+      // The worker looks at the source itself, before and after the copy.
+      return { kind: 'nothing' }
+    case 'uploaded':
+    case 'notified':
+      if (file.released || (changed && rules.onChange === 'version')) {
+        const next = blank(rules, sighting, file.version + 1, now)
+        return { kind: 'insert', record: absorb(next, sighting, rules, now) }
+      }
+      return { kind: 'nothing' }
+    case 'pending':
+      if (!changed && sighting.skip === null) return { kind: 'nothing' }
+      return { kind: 'replace', record: absorb(file, sighting, rules, now) }
+    case 'failed':
+      if (!changed) return { kind: 'nothing' }
+      return { kind: 'replace', record: absorb(file, sighting, rules, now) }
+    case 'skipped':
+      if (!changed && sighting.skip === file.reason) return { kind: 'nothing' }
+      return { kind: 'replace', record: absorb(file, sighting, rules, now) }
+    case 'vanished':
+      return { kind: 'replace', record: absorb(file, sighting, rules, now) }
+  }
+}
+
+/** A worker takes a pending file. The attempt is counted here: a file that kills its worker must end in `failed` too. */
+export function claim(file: FileRecord, worker: string, key: string, now: number): FileRecord | null {
+  if (file.status !== 'pending' || file.dueAt > now) return null
+  const taken = { epoch: file.epoch + 1, attempts: file.attempts + 1, worker, leaseUntil: now + LEASE_MS }
+  return enter(
+    file,
+    { ...taken, status: 'downloading', reservedKey: file.reservedKey ?? key, progress: null },
+    now,
+    null
+  )
+}
+
+/** Whether the worker that holds `epoch` still holds the file. */
+export function holds(file: FileRecord, epoch: number): boolean {
+  return file.status === 'downloading' && file.epoch === epoch
+}
+
+export function renew(file: FileRecord, epoch: number, progress: FileRecord['progress'], now: number) {
+  return holds(file, epoch) ? { ...file, leaseUntil: now + LEASE_MS, progress, updatedAt: now } : null
+}
+
+/** A finished part, or the intent to upload, is kept, so that any worker goes on from there. */
+export function keepUpload(file: FileRecord, epoch: number, upload: UploadState | null, now: number) {
+  return holds(file, epoch) ? { ...file, upload, leaseUntil: now + LEASE_MS, updatedAt: now } : null
+}
+
+/** How an attempt ended; a closed set, mapped to a state here and nowhere else. */
+export type Outcome =
+  | { kind: 'stored'; object: Omit<ObjectInfo, 'storedAt'>; messageId: string }
+  | { kind: 'changed'; size: number; mtime: number }
+  | { kind: 'vanished' }
+  /** The attempt is used up; the file waits and is tried again, until the last one. */
+  | { kind: 'retry'; error: RecordedError }
+  /** Not the file's fault: no attempt is used up. */
+  | { kind: 'deferred'; error: RecordedError; waitMs: number }
+  /** Trying again would not help. */
+  | { kind: 'rejected'; error: RecordedError }
+  /** Something that is not ours has the object's key: the file takes another one. */
+  | { kind: 'keyTaken'; key: string }
+
+/** The state after an attempt; null when the worker no longer holds the file. `random` in [0, 1). */
+export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: number, random: number) {
+  if (!holds(file, epoch)) return null
+  const free = { leaseUntil: 0, progress: null }
+  switch (outcome.kind) {
+    case 'stored': {
+      const announcement: AnnouncementState = {
+        status: 'due',
+        messageId: outcome.messageId,
+        attempts: 0,
+        dueAt: now,
+        epoch: 0,
+        leaseUntil: 0,
+        at: null,
+        error: null
+      }
+      const object = { ...outcome.object, storedAt: now }
+      return enter(file, { ...free, status: 'uploaded', object, announcement, upload: null, error: null }, now, null)
+    }
+    case 'changed': {
+      const settle = { looks: 1, since: now }
+      const seen = { size: outcome.size, mtime: outcome.mtime, settle, attempts: 0, upload: null, dueAt: now + 1000 }
+      return enter(file, { ...free, ...seen, status: 'settling', reason: 'look 1' }, now, 'the file changed')
+    }
+    case 'vanished':
+      return enter(file, { ...free, status: 'vanished', upload: null }, now, 'gone from the server before it was read')
+    case 'rejected':
+      return enter(file, { ...free, status: 'failed', error: outcome.error }, now, outcome.error.message)
+    case 'deferred': {
+      const back = { error: outcome.error, attempts: Math.max(0, file.attempts - 1), dueAt: now + outcome.waitMs }
+      return enter(file, { ...free, ...back, status: 'pending' }, now, outcome.error.message)
+    }
+    case 'keyTaken': {
+      const back = { reservedKey: outcome.key, attempts: file.attempts - 1, upload: null, dueAt: now }
+      return enter(file, { ...free, ...back, status: 'pending' }, now, 'the key is taken by an object that is not ours')
+    }
+    case 'retry':
+      return retryLater({ ...file, ...free }, outcome.error, now, random)
+  }
+}
+
+function retryLater(file: FileRecord, error: RecordedError, now: number, random: number): FileRecord {
+  if (file.attempts >= FILE_BACKOFF.maxAttempts) return enter(file, { status: 'failed', error }, now, error.message)
+  const dueAt = now + backoffMs(FILE_BACKOFF, file.attempts, random)
+  return enter(file, { status: 'pending', error, dueAt }, now, error.message)
+}
+
+/** A lease that ran out: the worker is lost. An attempt that had finished a part costs none. */
+export function rescue(file: FileRecord, now: number, random: number): FileRecord | null {
+  if (file.status !== 'downloading' || file.leaseUntil + SKEW_MS > now) return null
+  const error = { type: 'WORKER_LOST', message: `the lease of ${file.worker} ran out`, at: now }
+  const attempts = file.upload && file.upload.parts.length > 0 ? file.attempts - 1 : file.attempts
+  return retryLater({ ...file, attempts, leaseUntil: 0, progress: null }, error, now, random)
+}
+
+/** An operator (or a post action) asks for another try; null where there is nothing to try. */
+export function retry(file: FileRecord, now: number): FileRecord | null {
+  const open = file.status === 'failed' || file.status === 'vanished' || file.status === 'pending'
+  if (!open) return null
+  return enter(file, { status: 'pending', attempts: 0, error: null, dueAt: now, worker: null }, now, 'retried')
+}
+
+/** Gone from the server, by a complete listing and a look of its own. */
+export function vanish(file: FileRecord, now: number): FileRecord | null {
+  if (file.status !== 'settling' && file.status !== 'pending') return null
+  return enter(file, { status: 'vanished', settle: null, worker: null }, now, 'gone from the server')
+}
+
+/** Its server was removed before the file was stored. */
+export function abandon(file: FileRecord, now: number): FileRecord | null {
+  if (isStored(file) || file.reason === 'server deleted') return null
+  const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, upload: null, progress: null }
+  return enter(file, { ...fenced, status: 'skipped', reason: 'server deleted' }, now, 'server deleted')
+}
+
+/** A notifier takes a due announcement; null when it is not due or another one has it. */
+export function claimAnnouncement(file: FileRecord, now: number): FileRecord | null {
+  const due = file.announcement
+  if (due?.status !== 'due' || due.dueAt > now) return null
+  const until = now + LEASE_MS
+  return { ...file, announcement: { ...due, epoch: due.epoch + 1, dueAt: until + SKEW_MS, leaseUntil: until } }
+}
+
+/** The broker has confirmed and routed it. Also for a record that is `notified` and was announced again. */
+export function announced(file: FileRecord, epoch: number, now: number): FileRecord | null {
+  const sent = file.announcement
+  if (sent?.status !== 'due' || sent.epoch !== epoch || !isStored(file)) return null
+  const announcement: AnnouncementState = { ...sent, status: 'sent', at: now, leaseUntil: 0, error: null }
+  return enter(file, { status: 'notified', announcement, worker: null }, now, null)
+}
+
+export function announcementFailed(file: FileRecord, epoch: number, error: RecordedError, waitMs: number, now: number) {
+  const due = file.announcement
+  if (due?.status !== 'due' || due.epoch !== epoch) return null
+  const announcement = { ...due, attempts: due.attempts + 1, dueAt: now + waitMs, leaseUntil: 0, error }
+  return { ...file, announcement, updatedAt: now }
+}
+
+/** Makes the announcement due again without changing the state; null for a file that is not stored. */
+export function announceAgain(file: FileRecord, now: number): FileRecord | null {
+  if (!isStored(file) || !file.announcement) return null
+  const announcement: AnnouncementState = { ...file.announcement, status: 'due', dueAt: now, attempts: 0 }
+  return { ...file, announcement, updatedAt: now }
+}

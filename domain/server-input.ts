@@ -1,0 +1,169 @@
+/** What a client may say of a server: checked here, once, for REST and for every other way in. */
+import { z } from 'zod'
+import { IngestError } from './errors.ts'
+import { createFilter, DEFAULT_TEMP_PATTERNS } from './filter.ts'
+import type { SecretField, ServerRecord } from './server.ts'
+
+const pattern = z
+  .string()
+  .min(1)
+  .max(256)
+  .refine((text) => (text.match(/[*?{([]/g) ?? []).length <= 16, 'has more than 16 wildcards')
+const patterns = z.array(pattern).max(100)
+const root = z
+  .string()
+  .max(1024)
+  .regex(/^\//, 'must be an absolute path on the server, such as /outgoing')
+  .refine((path) => !path.includes('\0'), 'must not contain NUL')
+const fields = {
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be 1 to 63 letters, digits, dots, dashes or underscores'),
+  host: z
+    .string()
+    .min(1)
+    .max(253)
+    .regex(/^[A-Za-z0-9.:_-]+$/, 'must be a host name or an IP address'),
+  port: z.int().min(1).max(65535),
+  username: z.string().min(1).max(255),
+  password: z.string().min(1).max(1024),
+  privateKey: z.string().min(1).max(16_384),
+  passphrase: z.string().min(1).max(1024),
+  hostKey: z
+    .string()
+    .regex(/^SHA256:[A-Za-z0-9+/]{43}$/, 'must be "SHA256:" and 43 characters, as ssh-keygen -lf prints it'),
+  roots: z.array(root).min(1).max(50).superRefine(refuseOverlap),
+  recursive: z.boolean(),
+  maxDepth: z.int().min(0).max(64),
+  symlinks: z.enum(['skip', 'follow']),
+  include: patterns,
+  exclude: patterns,
+  tempPatterns: patterns,
+  interval: z
+    .number()
+    .min(1)
+    .max(7 * 86_400),
+  settle: z.strictObject({ checks: z.int().min(1).max(10), seconds: z.number().min(0).max(86_400) }),
+  emptyFiles: z.enum(['take', 'skip']),
+  maxSize: z.int().min(0).nullable(),
+  onChange: z.enum(['ignore', 'version']),
+  checksum: z.enum(['crc32', 'sha256']),
+  maxConnections: z.int().min(1).max(64),
+  enabled: z.boolean()
+}
+
+const creation = z.strictObject({
+  ...fields,
+  port: fields.port.default(22),
+  password: fields.password.optional(),
+  privateKey: fields.privateKey.optional(),
+  passphrase: fields.passphrase.optional(),
+  hostKey: fields.hostKey.nullable().default(null),
+  roots: fields.roots.default(['/']),
+  recursive: fields.recursive.default(true),
+  maxDepth: fields.maxDepth.default(32),
+  symlinks: fields.symlinks.default('skip'),
+  include: fields.include.default([]),
+  exclude: fields.exclude.default([]),
+  tempPatterns: fields.tempPatterns.default(DEFAULT_TEMP_PATTERNS),
+  interval: fields.interval.default(60),
+  settle: fields.settle.default({ checks: 2, seconds: 30 }),
+  emptyFiles: fields.emptyFiles.default('take'),
+  maxSize: fields.maxSize.default(null),
+  onChange: fields.onChange.default('ignore'),
+  checksum: fields.checksum.default('crc32'),
+  maxConnections: fields.maxConnections.default(2),
+  enabled: fields.enabled.default(true)
+})
+const update = z.strictObject(fields).partial()
+
+export type ServerInput = Omit<z.infer<typeof creation>, SecretField>
+export type ServerSecrets = Partial<Record<SecretField, string>>
+
+function refuseOverlap(roots: string[], context: z.RefinementCtx): void {
+  const folders = roots.map((path) => (path.endsWith('/') ? path : `${path}/`))
+  const clash = folders.some((a, i) => folders.some((b, j) => i !== j && a.startsWith(b)))
+  if (clash) context.addIssue({ code: 'custom', message: 'must not lie inside each other' })
+}
+
+function parse<T>(schema: z.ZodType<T>, body: unknown): T {
+  const result = schema.safeParse(body)
+  if (result.success) return result.data
+  const errors = result.error.issues.flatMap((issue) => {
+    if (issue.code === 'unrecognized_keys') {
+      return issue.keys.map((key) => ({ field: [...issue.path, key].join('.'), message: 'is not a field of a server' }))
+    }
+    const missing = issue.code === 'invalid_type' && issue.input === undefined && issue.path.length > 0
+    return [{ field: issue.path.join('.') || 'body', message: missing ? 'is required' : issue.message }]
+  })
+  throw invalid(errors)
+}
+
+function invalid(errors: { field: string; message: string }[]): IngestError {
+  const detail = errors.map(({ field, message }) => `${field}: ${message}`).join('; ')
+  return new IngestError('INVALID', detail, { data: { errors } })
+}
+
+function split<T extends ServerSecrets>(input: T): { input: Omit<T, SecretField>; secrets: ServerSecrets } {
+  const { password, privateKey, passphrase, ...rest } = input
+  const secrets = { password, privateKey, passphrase }
+  const given = Object.fromEntries(Object.entries(secrets).filter(([, value]) => value !== undefined))
+  return { input: rest, secrets: given }
+}
+
+function checkPatterns(input: { include?: string[]; exclude?: string[]; tempPatterns?: string[] }): void {
+  for (const field of ['include', 'exclude', 'tempPatterns'] as const) {
+    try {
+      const none = { include: [], exclude: [], tempPatterns: [], emptyFiles: 'take' as const, maxSize: null }
+      createFilter({ ...none, [field]: input[field] ?? [] })
+    } catch (error) {
+      throw invalid([{ field, message: `has a pattern that cannot be read: ${(error as Error).message}` }])
+    }
+  }
+}
+
+/** A new server. INVALID, with `errors[]` naming each field, for anything that is not in the contract. */
+export function parseNewServer(body: unknown): { input: ServerInput; secrets: ServerSecrets } {
+  const parsed = parse(creation, body)
+  if ((parsed.password === undefined) === (parsed.privateKey === undefined)) {
+    throw invalid([{ field: 'password', message: 'is required, or privateKey, and not both' }])
+  }
+  if (parsed.passphrase !== undefined && parsed.privateKey === undefined) {
+    throw invalid([{ field: 'passphrase', message: 'goes with privateKey' }])
+  }
+  checkPatterns(parsed)
+  return split(parsed)
+}
+
+/** A change of some fields; the same errors. */
+export function parseServerUpdate(body: unknown): { input: Partial<ServerInput>; secrets: ServerSecrets } {
+  const parsed = parse(update, body)
+  if (parsed.password !== undefined && parsed.privateKey !== undefined) {
+    throw invalid([{ field: 'password', message: 'or privateKey, not both' }])
+  }
+  checkPatterns(parsed)
+  return split(parsed)
+}
+
+/** The record of a new server; its first scan is due at once. `secrets` are sealed. */
+export function newServer(id: string, input: ServerInput, secrets: ServerRecord['secrets'], now: number): ServerRecord {
+  return {
+    ...input,
+    _id: id,
+    revision: 0,
+    secrets,
+    state: input.enabled ? 'active' : 'paused',
+    lastError: null,
+    failures: 0,
+    nextScanAt: now,
+    scanEpoch: 0,
+    scanLeaseUntil: 0,
+    lastScanAt: null,
+    lastScan: null,
+    slots: [],
+    slotWantedUntil: 0,
+    deletedAt: null,
+    createdAt: now,
+    updatedAt: now
+  }
+}

@@ -1,0 +1,230 @@
+/** A registered SFTP server: its address, sealed credentials, policy, schedule and connection slots. */
+import type { RecordedError } from './errors.ts'
+import type { SealedSecret } from './sealed.ts'
+
+export type ServerState = 'active' | 'paused' | 'stopped'
+
+/** Equal size and mtime over `checks` looks and `seconds`; 1 and 0 take a file at once. */
+export interface SettlePolicy {
+  checks: number
+  seconds: number
+}
+
+/** What an operator sets. Everything but the schedule is about which files are taken and how. */
+export interface ServerPolicy {
+  roots: string[]
+  recursive: boolean
+  maxDepth: number
+  symlinks: 'skip' | 'follow'
+  include: string[]
+  exclude: string[]
+  tempPatterns: string[]
+  settle: SettlePolicy
+  emptyFiles: 'take' | 'skip'
+  /** Bytes; null: no limit but the store's. */
+  maxSize: number | null
+  onChange: 'ignore' | 'version'
+  checksum: 'crc32' | 'sha256'
+}
+
+export interface ServerAddress {
+  host: string
+  port: number
+  username: string
+  /** "SHA256:…"; null until the first connection pins the key that it sees. */
+  hostKey: string | null
+}
+
+export type SecretField = 'password' | 'privateKey' | 'passphrase'
+
+/** A lease on one of the server's `maxConnections`. Times are ms since the epoch, by the clock of `servers`. */
+export interface Slot {
+  id: string
+  holder: string
+  kind: 'scan' | 'transfer' | 'test'
+  until: number
+}
+
+export interface ScanSummary {
+  startedAt: number
+  listed: number
+  new: number
+  settling: number
+  pending: number
+  skipped: number
+  quarantined: number
+  durationMs: number
+  complete: boolean
+}
+
+export interface ServerRecord extends ServerAddress, ServerPolicy {
+  _id: string
+  revision: number
+  name: string
+  secrets: Partial<Record<SecretField, SealedSecret>>
+  interval: number
+  maxConnections: number
+  enabled: boolean
+  state: ServerState
+  lastError: RecordedError | null
+  /** Failed scans in a row; sets the back-off. */
+  failures: number
+  nextScanAt: number
+  /** Counted up by every claim of a scan; what an older scan reports is ignored. */
+  scanEpoch: number
+  scanLeaseUntil: number
+  lastScanAt: number | null
+  lastScan: ScanSummary | null
+  slots: Slot[]
+  /** Until when somebody other than the holders waits for a slot. */
+  slotWantedUntil: number
+  /** A removed server: secrets gone, kept so that late reports find out. */
+  deletedAt: number | null
+  createdAt: number
+  updatedAt: number
+}
+
+export const SCAN_LEASE_MS = 60_000
+export const SLOT_LEASE_MS = 30_000
+const FIRST_BACKOFF_MS = 5_000
+const MAX_BACKOFF_MS = 5 * 60_000
+
+/** A record whose schedule is taken by one scanner: the next epoch, a lease, and the next tick already set. */
+export function claimScan(server: ServerRecord, now: number, jitter: number): ServerRecord {
+  const interval = server.interval * 1000
+  return {
+    ...server,
+    scanEpoch: server.scanEpoch + 1,
+    scanLeaseUntil: now + SCAN_LEASE_MS,
+    nextScanAt: now + Math.round(interval * (1 + 0.05 * (jitter - 0.5)))
+  }
+}
+
+/** Active, not being scanned, and its time has come. Missed ticks are not made up: one scan serves them all. */
+export function isScanDue(server: ServerRecord, now: number): boolean {
+  return server.state === 'active' && !server.deletedAt && server.nextScanAt <= now && server.scanLeaseUntil <= now
+}
+
+/** After a scan that listed something. */
+export function scanSucceeded(server: ServerRecord, summary: ScanSummary, problem: RecordedError | null, now: number) {
+  const next: ServerRecord = { ...server, failures: 0, lastError: problem, lastScan: summary, lastScanAt: now }
+  return { ...next, scanLeaseUntil: 0, updatedAt: now }
+}
+
+/** After a connection or scan failed: back off up to a cap, or stop when going on could lock the account out. */
+export function serverFailed(server: ServerRecord, error: RecordedError, stop: boolean, now: number): ServerRecord {
+  const failures = server.failures + 1
+  const backoff = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.min(failures - 1, 10))
+  return {
+    ...server,
+    failures,
+    lastError: error,
+    state: stop ? 'stopped' : server.state,
+    nextScanAt: now + backoff,
+    scanLeaseUntil: 0,
+    updatedAt: now
+  }
+}
+
+/**
+ * Connections that may be used for copying. One of several is left free, so that a scan or a test
+ * never waits behind a long copy; where there is only one, a waiting scan makes the copy yield.
+ */
+export function slotsFor(kind: Slot['kind'], maxConnections: number): number {
+  return kind === 'transfer' ? Math.max(1, maxConnections - 1) : maxConnections
+}
+
+/** Takes a slot; null when all are held. Expired slots are dropped. */
+export function takeSlot(server: ServerRecord, slot: Omit<Slot, 'until'>, now: number): ServerRecord | null {
+  const slots = server.slots.filter((held) => held.until > now)
+  if (slots.length >= slotsFor(slot.kind, server.maxConnections)) return null
+  return { ...server, slots: [...slots, { ...slot, until: now + SLOT_LEASE_MS }] }
+}
+
+export function releaseSlot(server: ServerRecord, slotId: string): ServerRecord {
+  return { ...server, slots: server.slots.filter((held) => held.id !== slotId) }
+}
+
+/** Renews a slot that is still there; null when it was lost. */
+export function renewSlot(server: ServerRecord, slotId: string, now: number): ServerRecord | null {
+  if (server.deletedAt || !server.slots.some((held) => held.id === slotId)) return null
+  const slots = server.slots.map((held) => (held.id === slotId ? { ...held, until: now + SLOT_LEASE_MS } : held))
+  return { ...server, slots }
+}
+
+/** A removed server: nothing of it runs on, its secrets are gone, its name is free again. */
+export function tombstone(server: ServerRecord, now: number): ServerRecord {
+  return {
+    ...server,
+    name: `${server.name} (deleted ${server._id})`,
+    deletedAt: now,
+    state: 'stopped',
+    secrets: {},
+    slots: [],
+    scanEpoch: server.scanEpoch + 1,
+    updatedAt: now
+  }
+}
+
+const POLICY_FIELDS = [
+  'roots',
+  'recursive',
+  'maxDepth',
+  'symlinks',
+  'include',
+  'exclude',
+  'tempPatterns',
+  'settle',
+  'emptyFiles',
+  'maxSize',
+  'onChange',
+  'checksum'
+] as const satisfies (keyof ServerPolicy)[]
+
+export function policyOf(server: ServerRecord): ServerPolicy {
+  return Object.fromEntries(POLICY_FIELDS.map((field) => [field, server[field]])) as unknown as ServerPolicy
+}
+
+/** Why a slot is not given now; empty when it may be taken. */
+export function refusalOf(server: ServerRecord, kind: Slot['kind'], now: number): string {
+  if (server.deletedAt) return 'the server was removed'
+  if (kind === 'transfer' && server.state !== 'active') return `the server is ${server.state}`
+  if (kind === 'transfer' && server.failures > 0 && server.nextScanAt > now) return 'the server fails and is left alone'
+  if (kind === 'transfer' && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
+  const held = server.slots.filter((slot) => slot.until > now)
+  return held.length >= slotsFor(kind, server.maxConnections) ? 'all connections of the server are in use' : ''
+}
+
+const WANT_MS = 5_000
+
+/** A scan or a test waits: holders see it when they renew, and yield at the next file. */
+export function wantSlot(server: ServerRecord, now: number): ServerRecord {
+  return { ...server, slotWantedUntil: now + WANT_MS }
+}
+
+export function pause(server: ServerRecord, now: number): ServerRecord {
+  return { ...server, state: 'paused', enabled: false, updatedAt: now }
+}
+
+export function resume(server: ServerRecord, now: number): ServerRecord {
+  return { ...server, state: 'active', enabled: true, failures: 0, lastError: null, nextScanAt: now, updatedAt: now }
+}
+
+/** An operator's change. A new address or secret gives a stopped server another try. */
+export function updateServer(
+  server: ServerRecord,
+  input: Partial<ServerRecord>,
+  secrets: ServerRecord['secrets'],
+  now: number
+): ServerRecord {
+  const next = { ...server, ...input, secrets: { ...server.secrets, ...secrets }, updatedAt: now }
+  if (secrets.password) delete next.secrets.privateKey
+  if (secrets.privateKey) delete next.secrets.password
+  if (input.enabled === false) return pause(next, now)
+  const moved = ['host', 'port', 'username', 'hostKey', 'roots'].some((field) => field in input)
+  if (input.enabled === true || moved || Object.keys(secrets).length > 0) {
+    const wasPaused = server.state === 'paused' && input.enabled !== true
+    return wasPaused ? next : resume(next, now)
+  }
+  return { ...next, nextScanAt: Math.min(server.nextScanAt, now + next.interval * 1000) }
+}

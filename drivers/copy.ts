@@ -1,0 +1,356 @@
+/**
+ * One file from an SFTP server to the object store, proven.
+ *
+ * Small: one pipelined read into one bounded buffer, one conditional PUT with its CRC32.
+ * Large: ranges side by side, each on an SFTP channel of its own, streamed straight into one part PUT whose CRC32 is
+ * computed as it passes; finished parts are kept, so that any worker goes on from there.
+ *
+ * The source is looked at through every handle after OPEN and before CLOSE, and by its path at the end: a file that
+ * changed, or was renamed over, is never stored. The store is fenced too: writes are conditional and the object says
+ * which file, version, size, mtime and epoch it is, so that a worker that came back late can be told from the owner.
+ */
+import { createHash } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+import { messageIdOf } from '../domain/announcement.ts'
+import { crc32Combine, crc32Hex } from '../domain/crc32.ts'
+import { IngestError } from '../domain/errors.ts'
+import type { FileRecord, ObjectInfo, Outcome, UploadState } from '../domain/file.ts'
+import { alternativeKey } from '../domain/object-key.ts'
+import { type PartPlan, partRange, planParts, SMALL_FILE_BYTES } from '../domain/ranges.ts'
+import type { Attributes, Sftp, SftpFile } from './sftp/sftp.ts'
+import type { Condition, ObjectStore, StoredObject, StoredPart } from './store/store.ts'
+
+export interface CopyJob {
+  /** Claimed: it has its epoch and its reserved key. */
+  file: FileRecord
+  checksum: 'crc32' | 'sha256'
+  signal: AbortSignal
+  /** Keeps the upload's state in the record; rejects with LEASE_LOST when the file is no longer ours. */
+  keepUpload(upload: UploadState | null): Promise<void>
+  /** Rejects with LEASE_LOST when the file is no longer ours; asked right before something is written for good. */
+  stillOurs(): Promise<void>
+  onBytes(bytes: number): void
+}
+
+/** A round trip of this many milliseconds pays for one more channel: a channel carries 1-2 MiB a round trip. */
+const MS_PER_EXTRA_CHANNEL = 10
+const USUAL_CHANNELS = 4
+
+/** Resolves to how it ended; throws what `outcomeOf` then turns into an outcome. */
+export async function copyFile(sftp: Sftp, store: ObjectStore, job: CopyJob): Promise<Outcome> {
+  if (job.file.size > store.limits.maxObjectBytes) {
+    throw new IngestError('FILE_TOO_LARGE', `${job.file.size} bytes; the store takes ${store.limits.maxObjectBytes}`)
+  }
+  const copy = new Copy(sftp, store, job)
+  return copy.run()
+}
+
+class SourceChanged extends Error {
+  readonly seen: Attributes
+  constructor(seen: Attributes) {
+    super('the source changed')
+    this.seen = seen
+  }
+}
+
+class Copy {
+  readonly #sftp: Sftp
+  readonly #store: ObjectStore
+  readonly #job: CopyJob
+  readonly #file: FileRecord
+  readonly #key: string
+  readonly #metadata: Record<string, string>
+  /** Whether an upload may be under way under this key. */
+  #hasUpload: boolean
+
+  constructor(sftp: Sftp, store: ObjectStore, job: CopyJob) {
+    this.#hasUpload = job.file.upload !== null
+    this.#sftp = sftp
+    this.#store = store
+    this.#job = job
+    this.#file = job.file
+    this.#key = job.file.reservedKey!
+    this.#metadata = {
+      'longshore-file': job.file._id,
+      'longshore-version': String(job.file.version),
+      'longshore-size': String(job.file.size),
+      'longshore-mtime': String(job.file.mtime),
+      'longshore-epoch': String(job.file.epoch)
+    }
+  }
+
+  async run(): Promise<Outcome> {
+    try {
+      const adopted = await this.#adopt()
+      if (adopted) return adopted
+      const stored = this.#file.size <= SMALL_FILE_BYTES ? await this.#small() : await this.#large()
+      return stored
+    } catch (error) {
+      if (error instanceof SourceChanged) return this.#changed(error.seen)
+      if ((error as IngestError).type === 'SOURCE_CHANGED') return this.#changed(await this.#sftp.stat(this.#file.path))
+      throw error
+    }
+  }
+
+  async #changed(seen: Attributes): Promise<Outcome> {
+    await this.#abandonUpload()
+    return { kind: 'changed', size: seen.sizeBytes, mtime: seen.mtimeSeconds * 1000 }
+  }
+
+  /** A worker before us may have stored it and died before it could say so: then nothing is copied twice. */
+  async #adopt(): Promise<Outcome | null> {
+    if (this.#file.epoch === 1) return null
+    const there = await this.#store.head(this.#key, this.#job.signal)
+    if (!there || !this.#isOurs(there) || there.crc32 === null) return null
+    await this.#abandonUpload()
+    return this.#stored(there, there.crc32, null)
+  }
+
+  #isOurs(object: StoredObject): boolean {
+    const names = ['longshore-file', 'longshore-version', 'longshore-size', 'longshore-mtime'] as const
+    const same = names.every((name) => object.metadata[name] === this.#metadata[name])
+    return same && object.sizeBytes === this.#file.size
+  }
+
+  /**
+   * What may be written over: nothing, unless an older version of this very record is there (the file changed before
+   * it was announced). Something foreign has the key: another one is taken.
+   */
+  async #condition(there: StoredObject | null): Promise<Condition> {
+    if (!there) return { ifNoneMatch: '*' }
+    if (there.metadata['longshore-file'] !== this.#file._id) throw new KeyTaken()
+    if (Number(there.metadata['longshore-epoch']) > this.#file.epoch) {
+      throw new IngestError('LEASE_LOST', 'a newer worker has stored this file')
+    }
+    return { ifMatch: there.etag }
+  }
+
+  /** Writes conditionally; after a 412 looks at what is there, and adopts it or replaces what is ours and older. */
+  async #write(write: (condition: Condition) => Promise<StoredObject>): Promise<StoredObject> {
+    try {
+      return await write({ ifNoneMatch: '*' })
+    } catch (error) {
+      if ((error as IngestError).type !== 'STORE_PRECONDITION') throw error
+    }
+    const there = await this.#store.head(this.#key, this.#job.signal)
+    if (there && this.#isOurs(there) && there.crc32 !== null) return there
+    await this.#job.stillOurs()
+    return write(await this.#condition(there))
+  }
+
+  /** Size, mtime and kind as they were recorded, or the file has changed. */
+  #holdAgainst(seen: Attributes): void {
+    if (seen.kind !== 'file') throw new IngestError('SFTP_FAILURE', `${this.#file.path} is no longer a regular file`)
+    if (seen.sizeBytes !== this.#file.size || seen.mtimeSeconds * 1000 !== this.#file.mtime)
+      throw new SourceChanged(seen)
+  }
+
+  async #small(): Promise<Outcome> {
+    const { signal } = this.#job
+    const handle = await this.#sftp.open(this.#file.path, { signal })
+    let body: Buffer
+    try {
+      // Sent together: a server answers the requests of one channel in their order, so this costs one round trip.
+      const [before, bytes, after, byPath] = await Promise.all([
+        handle.stat(),
+        handle.readSmall(this.#file.size, { signal }),
+        handle.stat(),
+        this.#sftp.stat(this.#file.path)
+      ])
+      for (const seen of [before, after, byPath]) this.#holdAgainst(seen)
+      body = bytes
+    } finally {
+      void handle.close().catch(() => undefined)
+    }
+    const sum = crc32Hex(crc32(body))
+    const sha256 = this.#job.checksum === 'sha256' ? createHash('sha256').update(body).digest('hex') : null
+    this.#job.onBytes(body.length)
+    await this.#job.stillOurs()
+    const options = { metadata: this.#metadata, crc32: sum, signal }
+    const object = await this.#orTaken(() =>
+      this.#write((condition) => this.#store.put(this.#key, body, { ...options, condition }))
+    )
+    return 'kind' in object ? object : this.#stored(object, sum, sha256)
+  }
+
+  async #orTaken(write: () => Promise<StoredObject>): Promise<StoredObject | Outcome> {
+    try {
+      return await write()
+    } catch (error) {
+      if (!(error instanceof KeyTaken)) throw error
+      await this.#abandonUpload()
+      return { kind: 'keyTaken', key: alternativeKey(this.#key, this.#file._id) }
+    }
+  }
+
+  async #large(): Promise<Outcome> {
+    const plan = planParts(this.#file.size, this.#store.limits)
+    if (!plan) throw new IngestError('FILE_TOO_LARGE', `${this.#file.size} bytes do not fit the store's parts`)
+    this.#holdAgainst(await this.#sftp.stat(this.#file.path))
+    const upload = await this.#openUpload(plan)
+    const ranges = new RangeCopy(this.#sftp, this.#store, this.#job, plan, upload, (seen) => this.#holdAgainst(seen))
+    await ranges.run()
+    this.#holdAgainst(await this.#sftp.stat(this.#file.path))
+    const parts = upload.parts.toSorted((a, b) => a.number - b.number)
+    const sum = parts.reduce((crc, part) => crc32Combine(crc, Number.parseInt(part.crc32, 16), part.sizeBytes), 0)
+    await this.#job.stillOurs()
+    const options = { parts, sizeBytes: this.#file.size, crc32: crc32Hex(sum), signal: this.#job.signal }
+    const object = await this.#orTaken(() =>
+      this.#write((condition) => this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition }))
+    )
+    if ('kind' in object) return object
+    return this.#stored(object, crc32Hex(sum), this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
+  }
+
+  /** Goes on with the upload of a worker before us, when the source is still the same; else starts one. */
+  async #openUpload(plan: PartPlan): Promise<UploadState> {
+    const { size, mtime } = this.#file
+    const kept = this.#file.upload
+    const same = kept?.uploadId && kept.size === size && kept.mtime === mtime && kept.partBytes === plan.partBytes
+    if (kept && same) {
+      try {
+        const there = await this.#store.listParts(this.#key, kept.uploadId!)
+        const whole = there.filter((part) => part.crc32 && part.sizeBytes === partRange(plan, size, part.number).length)
+        return { ...kept, parts: whole }
+      } catch (error) {
+        if ((error as IngestError).type !== 'STORE_NO_SUCH_UPLOAD') throw error
+      }
+    }
+    const upload: UploadState = { uploadId: null, partBytes: plan.partBytes, size, mtime, parts: [] }
+    // The intent comes first; whatever a crash left behind under this key is aborted.
+    await this.#job.keepUpload(upload)
+    if (this.#hasUpload) await this.#abortStrays()
+    this.#hasUpload = true
+    upload.uploadId = await this.#store.createUpload(this.#key, this.#metadata)
+    await this.#job.keepUpload(upload)
+    return upload
+  }
+
+  async #abortStrays(): Promise<void> {
+    for (const { uploadId } of await this.#store.listUploads(this.#key)) {
+      await this.#store.abortUpload(this.#key, uploadId)
+    }
+  }
+
+  /** Best effort: what stays behind is swept by `storage`. A worker that was fenced out never comes here. */
+  async #abandonUpload(): Promise<void> {
+    if (!this.#hasUpload) return
+    await this.#job.stillOurs()
+    await this.#abortStrays().catch(() => undefined)
+  }
+
+  /** Reads the stored object back: it proves the store, too. SHA-256 cannot be combined from ranges. */
+  async #sha256OfStored(): Promise<string> {
+    const hash = createHash('sha256')
+    const stored = await this.#store.read(this.#key, { signal: this.#job.signal })
+    for await (const chunk of stored) hash.update(chunk as Buffer)
+    return hash.digest('hex')
+  }
+
+  async #stored(object: StoredObject, sum: string, sha256: string | null): Promise<Outcome> {
+    if (object.sizeBytes !== this.#file.size || (object.crc32 !== null && object.crc32 !== sum)) {
+      const seen = `${object.sizeBytes} bytes, CRC32 ${object.crc32}`
+      throw new IngestError('CHECKSUM_MISMATCH', `the store has ${seen}; sent were ${this.#file.size} bytes, ${sum}`)
+    }
+    let checksum: ObjectInfo['checksum'] = { algorithm: 'crc32', value: sum }
+    if (this.#job.checksum === 'sha256') {
+      checksum = { algorithm: 'sha256', value: sha256 ?? (await this.#sha256OfStored()) }
+    }
+    const { bucket } = this.#store
+    const place = { bucket, key: this.#key, url: this.#store.url(this.#key) }
+    const info = { ...place, etag: object.etag, size: object.sizeBytes, checksum }
+    return { kind: 'stored', object: info, messageId: messageIdOf(this.#file._id) }
+  }
+}
+
+/** Thrown inside a copy only. */
+class KeyTaken extends Error {}
+
+/** The missing parts of one file, taken by as many readers as there are channels. */
+class RangeCopy {
+  readonly #sftp: Sftp
+  readonly #store: ObjectStore
+  readonly #job: CopyJob
+  readonly #plan: PartPlan
+  readonly #upload: UploadState
+  readonly #holdAgainst: (seen: Attributes) => void
+  readonly #missing: number[]
+  /** Aborted by the first failure, with it as the reason. */
+  readonly #stop = new AbortController()
+  #keeping: Promise<void> | null = null
+
+  constructor(
+    sftp: Sftp,
+    store: ObjectStore,
+    job: CopyJob,
+    plan: PartPlan,
+    upload: UploadState,
+    holdAgainst: (seen: Attributes) => void
+  ) {
+    this.#sftp = sftp
+    this.#store = store
+    this.#job = job
+    this.#plan = plan
+    this.#upload = upload
+    this.#holdAgainst = holdAgainst
+    const done = new Set(upload.parts.map((part) => part.number))
+    this.#missing = Array.from({ length: plan.count }, (_, index) => index + 1).filter((number) => !done.has(number))
+    for (const part of upload.parts) job.onBytes(part.sizeBytes)
+  }
+
+  async run(): Promise<void> {
+    const wanted = USUAL_CHANNELS + Math.floor(this.#sftp.latencyMs / MS_PER_EXTRA_CHANNEL)
+    const count = Math.min(wanted, this.#sftp.maxChannels, this.#missing.length)
+    const readers = Array.from({ length: count }, (_, channel) => this.#reader(channel))
+    const ends = await Promise.allSettled(readers)
+    await this.#keeping
+    // The first failure is the cause; those of the other readers follow from it.
+    if (this.#stop.signal.aborted) throw this.#stop.signal.reason
+    const failed = ends.find((end) => end.status === 'rejected')
+    if (failed) throw failed.reason
+  }
+
+  async #reader(channel: number): Promise<void> {
+    const signal = AbortSignal.any([this.#job.signal, this.#stop.signal])
+    let handle: SftpFile | null = null
+    try {
+      handle = await this.#sftp.open(this.#file.path, { channel, signal })
+      this.#holdAgainst(await handle.stat())
+      for (let number = this.#missing.shift(); number !== undefined; number = this.#missing.shift()) {
+        this.#keep(await this.#part(handle, number, signal))
+      }
+      this.#holdAgainst(await handle.stat())
+    } catch (error) {
+      this.#stop.abort(error)
+      throw error
+    } finally {
+      await handle?.close().catch(() => undefined)
+    }
+  }
+
+  get #file(): FileRecord {
+    return this.#job.file
+  }
+
+  #part(handle: SftpFile, number: number, signal: AbortSignal): Promise<StoredPart> {
+    const { start, length } = partRange(this.#plan, this.#file.size, number)
+    const blocks = handle.blocks(start, length, { signal, onBytes: (bytes) => this.#job.onBytes(bytes) })
+    const part = { number, sizeBytes: length, blocks, blockBytes: this.#sftp.readBytes, signal }
+    return this.#store.uploadPart(this.#file.reservedKey!, this.#upload.uploadId!, part)
+  }
+
+  /**
+   * One write to the record at a time; parts that finish meanwhile travel with the next one. What a crash leaves
+   * unwritten is found again by the store's own list of parts.
+   */
+  #keep(part: StoredPart): void {
+    this.#upload.parts.push(part)
+    if (this.#keeping) return
+    this.#keeping = this.#job
+      .keepUpload({ ...this.#upload, parts: [...this.#upload.parts] })
+      .catch((error) => this.#stop.abort(error))
+      .finally(() => {
+        this.#keeping = null
+      })
+  }
+}

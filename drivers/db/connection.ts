@@ -1,0 +1,419 @@
+/**
+ * One database connection a process, shared by its services and counted: the first `openDatabase` of a place
+ * opens it, the last `close` closes it.
+ *
+ * MongoDB: one `mongoose.createConnection`. Opening succeeds while the server is down; the connection is tried in
+ * the background until it is there, and from then on the driver reconnects by itself.
+ * NeDB: one folder, held by a lock, since two processes would overwrite each other's files. The lock is a folder
+ * whose time is renewed every 2 s; one that is 8 s old belongs to nobody, so a killed process blocks nobody for long.
+ */
+import { chmod, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { join, resolve } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import DbService, { type DbAdapter } from 'moleculer-db'
+import MongooseDbAdapter from 'moleculer-db-adapter-mongoose'
+import mongoose from 'mongoose'
+import lockfile from 'proper-lockfile'
+import { IngestError } from '../../domain/errors.ts'
+import type { Collection, Document, Index } from './collection.ts'
+import { databaseError, mongoCollection, pingMongo } from './mongo.ts'
+import { type Datastore, nedbCollection } from './nedb.ts'
+
+export interface DatabaseOptions {
+  /** `mongodb://…`; null for the embedded database. A URL without a database name means `longshore`. */
+  mongoUrl: string | null
+  /** The folder of the embedded database. */
+  dataDir: string
+}
+
+export interface Database {
+  readonly kind: 'mongodb' | 'nedb'
+  /** A moleculer-db adapter for the collection `name`. `fields` types fields for casting; others are kept as they are. */
+  adapter(name: string, fields?: mongoose.SchemaDefinition): DbAdapter
+  /** The collection of a connected adapter that this database made. */
+  collection<T extends Document>(adapter: DbAdapter, indexes: Index[]): Promise<Collection<T>>
+  /** Rejects with DATABASE_UNAVAILABLE when the database does not answer. */
+  ping(): Promise<void>
+  /** Gives this user's share back; idempotent. */
+  close(): Promise<void>
+}
+
+interface Shared {
+  users: number
+  backend: Promise<Database>
+}
+
+const shared = new Map<string, Shared>()
+const closing = new Map<string, Promise<void>>()
+
+/**
+ * A share of this process's connection to the database; give it back with `close`.
+ * Rejects with CONFLICT when another process uses the folder, DATABASE_UNAVAILABLE when the folder cannot be used.
+ */
+export async function openDatabase({ mongoUrl, dataDir }: DatabaseOptions): Promise<Database> {
+  const key = mongoUrl ?? `folder:${resolve(dataDir)}`
+  const mine: Shared = shared.get(key) ?? {
+    users: 0,
+    backend: (closing.get(key) ?? Promise.resolve()).then(() => (mongoUrl ? openMongo(mongoUrl) : openFolder(dataDir)))
+  }
+  shared.set(key, mine)
+  mine.users++
+  let backend: Database
+  try {
+    backend = await mine.backend
+  } catch (error) {
+    if (shared.get(key) === mine) shared.delete(key)
+    throw error
+  }
+  let closed: Promise<void> | undefined
+  async function release(): Promise<void> {
+    if (--mine.users > 0) return
+    shared.delete(key)
+    const done = backend.close().finally(() => {
+      if (closing.get(key) === done) closing.delete(key)
+    })
+    closing.set(key, done)
+    await done
+  }
+  return {
+    ...backend,
+    close: () => {
+      closed ??= release()
+      return closed
+    }
+  }
+}
+
+const connectRetryMs = 500
+const connectPatienceMs = 1000
+
+/** Fail fast while the server is away; `socketTimeoutMS` frees callers of a server that went silent, well below a lease. */
+const connectOptions: mongoose.ConnectOptions = {
+  bufferCommands: false,
+  autoIndex: false,
+  autoCreate: false,
+  sanitizeFilter: true,
+  serverSelectionTimeoutMS: 3000,
+  connectTimeoutMS: 3000,
+  socketTimeoutMS: 10_000,
+  waitQueueTimeoutMS: 3000,
+  heartbeatFrequencyMS: 2000,
+  writeConcern: { w: 'majority', journal: true, wtimeoutMS: 5000 }
+}
+
+async function openMongo(url: string): Promise<Database> {
+  const connection = mongoose.createConnection()
+  const end = new AbortController()
+  const hasName = /^mongodb(\+srv)?:\/\/[^/]+\/[^?]/.test(url)
+  const options = hasName ? connectOptions : { ...connectOptions, dbName: 'longshore' }
+
+  // mongoose gives up after the first attempt; once connected, the driver never does.
+  let lastError: unknown
+  async function connect(): Promise<void> {
+    while (!end.signal.aborted) {
+      try {
+        await connection.openUri(url, { ...options })
+        return
+      } catch (error) {
+        // An address that cannot be read does not get better.
+        if ((error as Error).name === 'MongoParseError') throw badAddress(error as Error)
+        lastError = error
+        await delay(connectRetryMs, undefined, { signal: end.signal, ref: false }).catch(() => {})
+      }
+    }
+  }
+  const connected = connect()
+  connected.catch(() => {})
+  // Long enough to be connected when there is a server, and to refuse an address that is none.
+  const patience = new AbortController()
+  await Promise.race([connected, delay(connectPatienceMs, undefined, { signal: patience.signal })]).finally(() =>
+    patience.abort()
+  )
+
+  return {
+    kind: 'mongodb',
+    adapter: (name, fields = {}) =>
+      new SharedMongooseAdapter(modelOf(connection, name, fields)) as unknown as DbAdapter,
+    collection: <T extends Document>(adapter: DbAdapter, indexes: Index[]) =>
+      mongoCollection<T>((adapter as unknown as { model: mongoose.Model<T> }).model, indexes, { signal: end.signal }),
+    ping: async () => {
+      if (!connection.db && lastError) throw databaseError(lastError)
+      await pingMongo(connection)
+    },
+    close: async () => {
+      end.abort()
+      await connected.catch(() => {})
+      await connection.close()
+    }
+  }
+}
+
+/** Some of the driver's messages repeat the whole address, with its password. */
+function badAddress(error: Error): IngestError {
+  const reason = error.message.includes('://') ? 'expected mongodb://user:password@host:port/name' : error.message
+  return new IngestError('INVALID', `the address of MongoDB cannot be read: ${reason}`)
+}
+
+function modelOf(
+  connection: mongoose.Connection,
+  name: string,
+  fields: mongoose.SchemaDefinition
+): mongoose.Model<unknown> {
+  const known = connection.models[name]
+  if (known) return known
+  const schema = new mongoose.Schema(
+    { ...fields, _id: String },
+    {
+      collection: name,
+      strict: false,
+      // The adapter turns `strictQuery` on for all of mongoose, which drops the fields that a schema does not name
+      // from a filter: a find by state would answer every document.
+      strictQuery: false,
+      minimize: false,
+      versionKey: false,
+      id: false,
+      autoIndex: false,
+      autoCreate: false,
+      bufferCommands: false
+    }
+  )
+  return connection.model(name, schema) as unknown as mongoose.Model<unknown>
+}
+
+type CursorParams = Parameters<MongooseDbAdapter<never>['createCursor']>[0]
+
+/**
+ * The mongoose adapter in its `model` form, on our connection: its own `connect` and `disconnect` work on mongoose's
+ * global connection, so that one service's stop would close every other's. Reads are lean.
+ */
+class SharedMongooseAdapter extends MongooseDbAdapter<never> {
+  constructor(model: mongoose.Model<unknown>) {
+    super('')
+    this.model = model as never
+  }
+
+  override init(broker: never, service: never): void {
+    this.broker = broker
+    this.service = service
+  }
+
+  override async connect(): Promise<void> {}
+
+  override async disconnect(): Promise<void> {}
+
+  override createCursor(params: CursorParams): never {
+    // Services write these queries, operators and all, and validate what users may put into them.
+    const query = trusted(structuredClone(params.query ?? {}))
+    return super.createCursor({ ...params, query }).lean() as never
+  }
+
+  override find(filters: CursorParams): Promise<never[]> {
+    return translated(super.find(filters))
+  }
+
+  override count(filters?: never): Promise<number> {
+    return translated(super.count(filters))
+  }
+
+  override findOne(query: never): Promise<never> {
+    return translated(this.model.findOne(query).lean().exec()) as Promise<never>
+  }
+
+  override findById(id: string): Promise<never> {
+    return translated(this.model.findById(id).lean().exec()) as Promise<never>
+  }
+
+  override findByIds(ids: string[]): Promise<never[]> {
+    return this.find({ query: { _id: { $in: ids } } })
+  }
+
+  override entityToObject(entity: unknown): unknown {
+    return entity
+  }
+}
+
+/** Marks a condition and all within: sanitizeFilter looks at each, and mongoose forgets the mark of an array. */
+function trusted<V>(condition: V): V {
+  if (typeof condition !== 'object' || condition === null) return condition
+  for (const inner of Object.values(condition)) trusted(inner)
+  return mongoose.trusted(condition)
+}
+
+async function translated<R>(promise: Promise<R>): Promise<R> {
+  try {
+    return await promise
+  } catch (error) {
+    throw databaseError(error)
+  }
+}
+
+const lockStaleMs = 8000
+const lockRenewMs = 2000
+const lockPollMs = 250
+const compactEveryMs = 10 * 60_000
+
+type LoadedAdapter = InstanceType<typeof DbService.MemoryAdapter> & { db: Datastore }
+
+async function openFolder(folder: string): Promise<Database> {
+  let lost: unknown
+  const unlock = await lockFolder(folder, (error) => {
+    lost = error
+  })
+  const stores = new Map<string, Promise<LoadedAdapter>>()
+  let compaction: NodeJS.Timeout | undefined
+
+  function check(): void {
+    if (!lost) return
+    throw new IngestError('DATABASE_UNAVAILABLE', 'another process took DATA_DIR over: restart this one', {
+      cause: lost
+    })
+  }
+
+  async function load(name: string): Promise<LoadedAdapter> {
+    const filename = join(folder, `${name}.db`)
+    await cutTornLine(filename)
+    // Beside a torn end no line is ever wrong by itself: refuse to lose any, instead of NeDB's one in ten.
+    const adapter = new DbService.MemoryAdapter({
+      filename,
+      modes: { fileMode: 0o600, dirMode: 0o700 },
+      corruptAlertThreshold: 0
+    } as never) as LoadedAdapter
+    await adapter.connect()
+    return adapter
+  }
+
+  function loaded(name: string): Promise<LoadedAdapter> {
+    const known = stores.get(name)
+    if (known) return known
+    const loading = load(name)
+    stores.set(name, loading)
+    loading.catch(() => stores.delete(name))
+    return loading
+  }
+
+  async function compact(): Promise<void> {
+    for (const loading of stores.values()) {
+      if (lost) return
+      const adapter = await loading.catch(() => null)
+      // What cannot be written now (disk full) is reported by the next write.
+      await adapter?.db.compactDatafileAsync().catch(() => {})
+    }
+  }
+  // NeDB's own timer leaves a rejection unhandled, which ends the process.
+  compaction = setInterval(compact, compactEveryMs).unref()
+
+  return {
+    kind: 'nedb',
+    adapter: (name) => new SharedFileAdapter(() => loaded(name)) as unknown as DbAdapter,
+    collection: <T extends Document>(adapter: DbAdapter, indexes: Index[]) =>
+      nedbCollection<T>((adapter as unknown as LoadedAdapter).db, indexes, check),
+    ping: async () => check(),
+    close: async () => {
+      clearInterval(compaction)
+      await compact()
+      if (!lost) await unlock()
+    }
+  }
+}
+
+/** moleculer-db's own NeDB adapter on a store that all services of this process share: two on one file would overwrite each other. */
+class SharedFileAdapter extends DbService.MemoryAdapter {
+  declare db: Datastore | null
+  #load: () => Promise<LoadedAdapter>
+
+  constructor(load: () => Promise<LoadedAdapter>) {
+    super()
+    this.#load = load
+  }
+
+  override async connect(): Promise<void> {
+    this.db = (await this.#load()).db
+  }
+}
+
+/** A killed process may leave half a line at the end, which was never confirmed; the next append would be glued to it. */
+async function cutTornLine(filename: string): Promise<void> {
+  const file = await open(filename, 'r+').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null
+    throw error
+  })
+  if (!file) return
+  try {
+    await file.chmod(0o600)
+    const { size } = await file.stat()
+    const newline = 10
+    const portion = Buffer.alloc(64 * 1024)
+    let end = size
+    while (end > 0) {
+      const start = Math.max(0, end - portion.length)
+      const { bytesRead } = await file.read(portion, 0, end - start, start)
+      const last = portion.subarray(0, bytesRead).lastIndexOf(newline)
+      if (last >= 0) {
+        end = start + last + 1
+        break
+      }
+      end = start
+    }
+    if (end < size) await file.truncate(end)
+  } finally {
+    await file.close()
+  }
+}
+
+async function lockFolder(folder: string, onCompromised: (error: Error) => void): Promise<() => Promise<void>> {
+  const lockfilePath = join(folder, 'longshore.lock')
+  const ownerPath = join(folder, 'longshore.owner')
+  const giveUp = performance.now() + lockStaleMs + 2000
+  try {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    for (;;) {
+      try {
+        const release = await lockfile.lock(folder, {
+          lockfilePath,
+          stale: lockStaleMs,
+          update: lockRenewMs,
+          onCompromised
+        })
+        await writeFile(ownerPath, JSON.stringify({ host: hostname(), pid: process.pid }), { mode: 0o600 })
+        await chmod(ownerPath, 0o600)
+        return async () => {
+          await rm(ownerPath, { force: true })
+          await release()
+        }
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ELOCKED') throw error
+        const owner = await ownerOf(ownerPath)
+        // The lock of a dead process gets old; one of a living process never does.
+        if (owner.isAlive || performance.now() > giveUp) {
+          throw new IngestError(
+            'CONFLICT',
+            `DATA_DIR ${folder} is in use by another Longshore process${owner.pid ? ` (pid ${owner.pid})` : ''}: stop it, choose another folder, or set MONGO_URL`
+          )
+        }
+        await delay(lockPollMs)
+      }
+    }
+  } catch (error) {
+    if ((error as { name?: unknown }).name === 'IngestError') throw error
+    throw new IngestError('DATABASE_UNAVAILABLE', `DATA_DIR ${folder} cannot be used: ${(error as Error).message}`, {
+      cause: error
+    })
+  }
+}
+
+async function ownerOf(ownerPath: string): Promise<{ pid: number | null; isAlive: boolean }> {
+  try {
+    const { host, pid } = JSON.parse(await readFile(ownerPath, 'utf8')) as { host: string; pid: number }
+    // In a restarted container the dead owner had the pid that is now ours.
+    if (host !== hostname() || pid === process.pid) return { pid, isAlive: false }
+    try {
+      process.kill(pid, 0)
+      return { pid, isAlive: true }
+    } catch (error) {
+      return { pid, isAlive: (error as NodeJS.ErrnoException).code === 'EPERM' }
+    }
+  } catch {
+    return { pid: null, isAlive: false }
+  }
+}

@@ -1,0 +1,301 @@
+/** The few set operations on file records: queue look-ups by index, then a compare-and-set for each record. */
+import { IngestError } from '../../domain/errors.ts'
+import type { FileRecord, FileStatus, Sighting, SightingRules } from '../../domain/file.ts'
+import * as machine from '../../domain/file.ts'
+import type { Collection, Index, Query } from './collection.ts'
+
+export const fileIndexes: Index[] = [
+  { fields: { serverId: 1, path: 1, version: 1 }, unique: true },
+  { fields: { reservedKey: 1 }, unique: true, partial: { reservedKey: { $exists: true } } },
+  // The queues: what is due, by server.
+  { fields: { status: 1, serverId: 1, dueAt: 1 } },
+  { fields: { status: 1, dueAt: 1 } },
+  { fields: { status: 1, leaseUntil: 1 } },
+  { fields: { 'announcement.status': 1, 'announcement.dueAt': 1 } },
+  // The list, newest first.
+  { fields: { createdAt: -1, _id: -1 } },
+  { fields: { serverId: 1, createdAt: -1, _id: -1 } }
+]
+
+interface KeyRules {
+  keyOf(file: FileRecord): string
+  otherKeyOf(key: string, id: string): string
+}
+
+export interface ListFilter {
+  serverId?: string
+  statuses?: FileStatus[]
+  /** A path prefix, or a glob when it holds `*` or `?`. */
+  path?: string
+  since?: number
+  until?: number
+  cursor?: string
+  limit: number
+}
+
+const MAX_ROUNDS = 5
+
+export class FileRecords {
+  readonly #files: Collection<FileRecord>
+  readonly #keys: KeyRules
+
+  constructor(files: Collection<FileRecord>, keys: KeyRules) {
+    this.#files = files
+    this.#keys = keys
+  }
+
+  /** The latest record of each path. Version 1 points to the latest; a pointer that lags is mended by the next insert. */
+  async #latest(serverId: string, paths: string[]): Promise<Map<string, FileRecord>> {
+    const first = await this.#files.findByIds(paths.map((path) => machine.fileId(serverId, path, 1)))
+    const latest = new Map(first.map((file) => [file.path, file]))
+    const later = first
+      .filter((file) => file.latest > 1)
+      .map((file) => machine.fileId(serverId, file.path, file.latest))
+    if (later.length > 0) for (const file of await this.#files.findByIds(later)) latest.set(file.path, file)
+    return latest
+  }
+
+  /** Registers what was seen. Idempotent; whoever is faster wins, and what lost is looked at again. */
+  async register(rules: SightingRules, sightings: Sighting[], now: number) {
+    const counts = { new: 0, settling: 0, pending: 0, skipped: 0 }
+    let open = sightings
+    for (let round = 0; open.length > 0 && round < MAX_ROUNDS; round++)
+      open = await this.#registerOnce(rules, open, now, counts)
+    return counts
+  }
+
+  async #registerOnce(
+    rules: SightingRules,
+    sightings: Sighting[],
+    now: number,
+    counts: { new: number; settling: number; pending: number; skipped: number }
+  ): Promise<Sighting[]> {
+    const latest = await this.#latest(
+      rules.serverId,
+      sightings.map((sighting) => sighting.path)
+    )
+    const inserts: { record: FileRecord; sighting: Sighting; before: FileRecord | null }[] = []
+    const replaces: { from: FileRecord; to: FileRecord; sighting: Sighting }[] = []
+    for (const sighting of sightings) {
+      const before = latest.get(sighting.path) ?? null
+      const seen = machine.observe(before, sighting, rules, now)
+      if (seen.kind === 'insert') inserts.push({ record: seen.record, sighting, before })
+      if (seen.kind === 'replace') replaces.push({ from: before!, to: seen.record, sighting })
+    }
+    const again: Sighting[] = []
+    const count = (record: FileRecord) => {
+      if (record.status in counts) counts[record.status as keyof typeof counts]++
+    }
+    const inserted = await this.#files.insertNew(inserts.map(({ record }) => record))
+    for (const { record, sighting } of inserts) {
+      if (!inserted.has(record._id)) again.push(sighting)
+      else {
+        counts.new++
+        count(record)
+      }
+    }
+    await this.#point(inserts.filter(({ record }) => record.version > 1).map(({ record }) => record))
+    const written = await this.#files.replaceEach(replaces)
+    replaces.forEach(({ to, sighting }, index) => (written[index] ? count(to) : again.push(sighting)))
+    return again
+  }
+
+  /** Points version 1 of each path to a later version, also after a crash between the insert and this. */
+  async #point(records: FileRecord[]): Promise<void> {
+    const ids = new Map(records.map((file) => [machine.fileId(file.serverId, file.path, 1), file.version]))
+    await this.changeEach(
+      [...ids].map(([id, version]) => ({ id, version })),
+      (first, { version }) => (first.latest < version ? { ...first, latest: version } : null)
+    )
+  }
+
+  /** Changes each record by compare-and-set, again for those that lost; null from `change` leaves a record alone. */
+  async changeEach<H extends { id: string }>(
+    holds: H[],
+    change: (file: FileRecord, hold: H) => FileRecord | null
+  ): Promise<FileRecord[]> {
+    const changed: FileRecord[] = []
+    let open = holds
+    for (let round = 0; open.length > 0 && round < 20; round++) {
+      const files = new Map((await this.#files.findByIds(open.map(({ id }) => id))).map((file) => [file._id, file]))
+      const pairs: { from: FileRecord; to: FileRecord; hold: H }[] = []
+      for (const hold of open) {
+        const from = files.get(hold.id)
+        const to = from ? change(from, hold) : null
+        if (from && to) pairs.push({ from, to, hold })
+      }
+      const written = await this.#files.replaceEach(pairs)
+      open = []
+      pairs.forEach(({ to, hold }, index) => (written[index] ? changed.push(to) : open.push(hold)))
+    }
+    return changed
+  }
+
+  /** Servers with something to copy: one look at an index for each, not an aggregation over the backlog. */
+  async serversWithWork(after: string, limit: number, now: number): Promise<string[]> {
+    const servers: string[] = []
+    let last = after
+    while (servers.length < limit) {
+      const query: Query = { status: 'pending', serverId: { $gt: last }, dueAt: { $lte: now } }
+      const [file] = await this.#files.find(query, { sort: { serverId: 1 }, limit: 1, omit: ['history'] })
+      if (!file) break
+      servers.push(file.serverId)
+      last = file.serverId
+    }
+    return servers
+  }
+
+  /** Candidates by one indexed query, then a compare-and-set for each: nobody sorts the backlog. */
+  async claim(serverId: string, worker: string, limit: number, now: number): Promise<FileRecord[]> {
+    const query: Query = { status: 'pending', serverId, dueAt: { $lte: now } }
+    const candidates = await this.#files.find(query, { sort: { dueAt: 1 }, limit })
+    const claimed: FileRecord[] = []
+    const pairs = candidates.flatMap((from) => {
+      const to = machine.claim(from, worker, this.#keys.keyOf(from), now)
+      return to ? [{ from, to }] : []
+    })
+    const won = await Promise.all(pairs.map((pair) => this.#reserve(pair)))
+    for (const file of won) if (file) claimed.push(file)
+    return claimed
+  }
+
+  /** The key is reserved with the claim, under a unique index; where it is taken the file gets another one. */
+  async #reserve({ from, to }: { from: FileRecord; to: FileRecord }): Promise<FileRecord | null> {
+    try {
+      const [won] = await this.#files.replaceEach([{ from, to }])
+      return won ? { ...to, revision: from.revision + 1 } : null
+    } catch (error) {
+      if ((error as IngestError).type !== 'CONFLICT') throw error
+      const other = { ...to, reservedKey: this.#keys.otherKeyOf(to.reservedKey!, to._id) }
+      const [won] = await this.#files.replaceEach([{ from, to: other }])
+      return won ? { ...other, revision: from.revision + 1 } : null
+    }
+  }
+
+  /** Leases that ran out; answers the servers whose files are free again. */
+  async rescue(now: number): Promise<string[]> {
+    const query: Query = { status: 'downloading', leaseUntil: { $lte: now - machine.SKEW_MS } }
+    const expired = await this.#files.find(query, { limit: 200 })
+    const pairs = expired.flatMap((from) => {
+      const to = machine.rescue(from, now, Math.random())
+      return to ? [{ from, to }] : []
+    })
+    const written = await this.#files.replaceEach(pairs)
+    return pairs.filter((_, index) => written[index]).map(({ from }) => from.serverId)
+  }
+
+  /** Settling files whose next look is due; taking them moves the look on, so that each goes to one caller. */
+  async claimLooks(limit: number, now: number): Promise<{ serverId: string; paths: string[] }[]> {
+    const due = await this.#files.find({ status: 'settling', dueAt: { $lte: now } }, { sort: { dueAt: 1 }, limit })
+    const pairs = due.map((from) => ({ from, to: { ...from, dueAt: now + machine.LEASE_MS } }))
+    const written = await this.#files.replaceEach(pairs)
+    const byServer = new Map<string, string[]>()
+    pairs.forEach(({ from }, index) => {
+      if (!written[index]) return
+      byServer.set(from.serverId, [...(byServer.get(from.serverId) ?? []), from.path])
+    })
+    return [...byServer].map(([serverId, paths]) => ({ serverId, paths }))
+  }
+
+  async unstored(serverId: string, after: string): Promise<{ id: string; path: string }[]> {
+    const query: Query = { serverId, status: { $in: ['settling', 'pending'] }, _id: { $gt: after } }
+    const page = await this.#files.find(query, { sort: { _id: 1 }, limit: 500, omit: ['history'] })
+    return page.map(({ _id, path }) => ({ id: _id, path }))
+  }
+
+  async vanishedPaths(serverId: string, paths: string[], now: number): Promise<void> {
+    const latest = await this.#latest(serverId, paths)
+    const holds = [...latest.values()].map(({ _id }) => ({ id: _id }))
+    await this.changeEach(holds, (file) => machine.vanish(file, now))
+  }
+
+  async claimAnnouncements(limit: number, now: number): Promise<FileRecord[]> {
+    const query: Query = { 'announcement.status': 'due', 'announcement.dueAt': { $lte: now } }
+    const due = await this.#files.find(query, { sort: { 'announcement.dueAt': 1 }, limit })
+    const pairs = due.flatMap((from) => {
+      const to = machine.claimAnnouncement(from, now)
+      return to ? [{ from, to }] : []
+    })
+    const written = await this.#files.replaceEach(pairs)
+    return pairs.filter((_, index) => written[index]).map(({ to }) => to)
+  }
+
+  async retryFailed(serverId: string | undefined, now: number): Promise<number> {
+    return this.#changeAll({ status: 'failed', ...(serverId ? { serverId } : {}) }, (file) => machine.retry(file, now))
+  }
+
+  async abandon(serverId: string, now: number): Promise<number> {
+    const statuses = ['settling', 'pending', 'downloading', 'failed', 'vanished']
+    return this.#changeAll({ serverId, status: { $in: statuses } }, (file) => machine.abandon(file, now))
+  }
+
+  async #changeAll(query: Query, change: (file: FileRecord) => FileRecord | null): Promise<number> {
+    let changed = 0
+    let last = ''
+    for (;;) {
+      const page = await this.#files.find({ ...query, _id: { $gt: last } }, { sort: { _id: 1 }, limit: 500 })
+      if (page.length === 0) return changed
+      last = page.at(-1)!._id
+      const holds = page.map(({ _id }) => ({ id: _id }))
+      changed += (await this.changeEach(holds, (file) => change(file))).length
+    }
+  }
+
+  /** Newest first; the cursor is the place of the last item, so that inserts shift nothing. */
+  async page(filter: ListFilter): Promise<{ items: Omit<FileRecord, 'history'>[]; nextCursor: string | null }> {
+    const and: Query[] = []
+    if (filter.serverId) and.push({ serverId: filter.serverId })
+    if (filter.statuses) and.push({ status: { $in: filter.statuses } })
+    if (filter.path) and.push(pathQuery(filter.path))
+    if (filter.since !== undefined) and.push({ createdAt: { $gte: filter.since } })
+    if (filter.until !== undefined) and.push({ createdAt: { $lt: filter.until } })
+    if (filter.cursor) and.push(afterCursor(filter.cursor))
+    const query = and.length > 0 ? { $and: and } : {}
+    const options = { sort: { createdAt: -1, _id: -1 } as const, limit: filter.limit + 1, omit: ['history'] }
+    const found = await this.#files.find(query, options)
+    const items = found.slice(0, filter.limit)
+    const last = items.at(-1)
+    return { items, nextCursor: found.length > filter.limit && last ? cursorOf(last) : null }
+  }
+
+  async stats(serverId: string | undefined, now: number) {
+    const scope: Query = serverId ? { serverId } : {}
+    const files = await this.#files.totals(scope)
+    const waiting = { ...scope, status: { $in: ['pending', 'downloading'] } }
+    const [oldest] = await this.#files.find(waiting, { sort: { createdAt: 1 }, limit: 1, omit: ['history'] })
+    const due = await this.#files.count({ ...scope, 'announcement.status': 'due' })
+    const pick = (status: string) => files[status] ?? { count: 0, bytes: 0 }
+    const all = Object.fromEntries(machine.FILE_STATUSES.map((status) => [status, pick(status)]))
+    return {
+      files: all,
+      backlog: {
+        count: pick('pending').count + pick('downloading').count,
+        bytes: pick('pending').bytes + pick('downloading').bytes,
+        oldestSeconds: oldest ? Math.max(0, Math.round((now - oldest.createdAt) / 1000)) : 0
+      },
+      announcements: { due }
+    }
+  }
+}
+
+function cursorOf(file: { createdAt: number; _id: string }): string {
+  return Buffer.from(`${file.createdAt}:${file._id}`).toString('base64url')
+}
+
+function afterCursor(cursor: string): Query {
+  const match = /^(\d{1,16}):([\w-]{1,64})$/.exec(Buffer.from(cursor, 'base64url').toString('utf8'))
+  if (!match)
+    throw new IngestError('INVALID', 'cursor: take nextCursor of the page before', { data: { field: 'cursor' } })
+  const createdAt = Number(match[1])
+  return { $or: [{ createdAt: { $lt: createdAt } }, { createdAt, _id: { $lt: match[2] } }] }
+}
+
+/** A prefix is a range of the index. A glob takes `*` (also across folders) and `?`, nothing that could backtrack far. */
+function pathQuery(path: string): Query {
+  if (!/[*?]/.test(path)) return { path: { $gte: path, $lt: `${path}\u{10FFFF}` } }
+  const pattern = path.replace(/\*+/g, '*').replace(/[.+^${}()|[\]\\]/g, '\\$&')
+  if ((pattern.match(/\*/g) ?? []).length > 8) {
+    throw new IngestError('INVALID', 'path: at most 8 stars in a pattern', { data: { field: 'path' } })
+  }
+  return { path: { $regex: new RegExp(`^${pattern.replaceAll('*', '[\\s\\S]*').replaceAll('?', '[\\s\\S]')}$`) } }
+}

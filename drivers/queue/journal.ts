@@ -1,0 +1,131 @@
+/**
+ * The announcements of an embedded installation: one CloudEvents document a line. One fsync serves every message that
+ * waits when it begins. A line that a crash or a full disk tore is ended before the next one, so that a reader loses
+ * that line alone; its message was never acknowledged and comes again.
+ */
+import { constants, type FileHandle, mkdir, open, stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
+import { IngestError } from '../../domain/errors.ts'
+import type { Message, Queue } from './queue.ts'
+
+interface Waiting {
+  line: string
+  resolve(): void
+  reject(error: IngestError): void
+}
+
+/** The Queue over a file. Its messages are on the disk when `publish` resolves. */
+export function journalQueue(options: { path: string }): Queue {
+  return new JournalQueue(resolve(options.path))
+}
+
+class JournalQueue implements Queue {
+  readonly #path: string
+  #file: FileHandle | null = null
+  #waiting: Waiting[] = []
+  #work: Promise<void> = Promise.resolve()
+  #isOpen = false
+  #isTorn = false
+
+  constructor(path: string) {
+    this.#path = path
+  }
+
+  async open(): Promise<void> {
+    this.#isOpen = true
+    await this.ping()
+  }
+
+  publish({ body }: Message): Promise<void> {
+    if (!this.#isOpen) return Promise.reject(this.#unavailable('it is not open'))
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ line: `${JSON.stringify(body)}\n`, resolve, reject })
+      if (this.#waiting.length === 1) this.#enqueue(() => this.#flush())
+    })
+  }
+
+  async ping(): Promise<void> {
+    if (!this.#isOpen) throw this.#unavailable('it is not open')
+    try {
+      await this.#enqueue(() => this.#current())
+    } catch (error) {
+      throw this.#unavailable((error as Error).message, error)
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#isOpen = false
+    await this.#enqueue(() => this.#release())
+  }
+
+  /** File operations run one after another, in the order of their calls. */
+  #enqueue<T>(step: () => Promise<T>): Promise<T> {
+    const result = this.#work.then(step)
+    this.#work = result.then(
+      () => undefined,
+      () => undefined
+    )
+    return result
+  }
+
+  async #flush(): Promise<void> {
+    const batch = this.#waiting
+    this.#waiting = []
+    try {
+      const file = await this.#current()
+      const lines = batch.map(({ line }) => line).join('')
+      const text = this.#isTorn ? `\n${lines}` : lines
+      await file.appendFile(text)
+      this.#isTorn = false
+      await file.sync()
+      for (const { resolve } of batch) resolve()
+    } catch (error) {
+      for (const { reject } of batch) reject(this.#unavailable((error as Error).message, error))
+      // Reopening looks at the file's real end again.
+      await this.#release().catch(() => undefined)
+    }
+  }
+
+  /** The file behind the path now: after a rotation or a deletion, what is appended to the old one would be lost. */
+  async #current(): Promise<FileHandle> {
+    if (this.#file !== null) {
+      const [held, named] = await Promise.all([this.#file.stat(), stat(this.#path).catch(() => null)])
+      if (named !== null && held.ino === named.ino && held.dev === named.dev) return this.#file
+      await this.#release()
+    }
+    await mkdir(dirname(this.#path), { recursive: true })
+    const flags = constants.O_RDWR | constants.O_APPEND | constants.O_CREAT
+    const file = await open(this.#path, flags, 0o600)
+    try {
+      const { size } = await file.stat()
+      const { bytesRead, buffer } = await file.read(Buffer.alloc(1), 0, 1, Math.max(0, size - 1))
+      this.#isTorn = bytesRead === 1 && buffer[0] !== 0x0a
+      if (size === 0) await syncFolder(dirname(this.#path))
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+    this.#file = file
+    return file
+  }
+
+  async #release(): Promise<void> {
+    const file = this.#file
+    this.#file = null
+    await file?.close()
+  }
+
+  #unavailable(problem: string, cause?: unknown) {
+    return new IngestError('QUEUE_UNAVAILABLE', `the journal ${this.#path} cannot be written: ${problem}`, { cause })
+  }
+}
+
+/** A new file's name is on the disk only when its folder is. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}

@@ -1,0 +1,174 @@
+/** An SFTP server on ssh2: requests under timers, several channels over one connection. */
+import { performance } from 'node:perf_hooks'
+import type { SFTPWrapper } from 'ssh2'
+import { errorType, type IngestError } from '../../domain/errors.ts'
+import { channelError, connectionError, requestError, requestTimeout } from './errors.ts'
+import { listPages, toAttributes } from './listing.ts'
+import type { Operations } from './operations.ts'
+import { RemoteFile } from './reader.ts'
+import { Session } from './session.ts'
+import type { Attributes, ConnectOptions, Entry, Sftp, SftpFile, SftpTarget } from './sftp.ts'
+
+const firstMaxChannels = 8
+/** Larger answers bring nothing and come near ssh2's limit of 256 KiB a packet. */
+const maxReadBytes = 128 * 1024
+
+/** What ssh2 knows of a channel but does not publish. */
+interface Internals {
+  /** ssh2 splits a larger READ into several, one after another. */
+  _maxReadLen: number
+  _isOpenSSH: boolean
+}
+
+/**
+ * Connects, has the server's key verified, logs in and opens SFTP. `options.signal` stops the connecting, not the
+ * connection once made. Rejects with an IngestError; nothing is left open then.
+ */
+export async function connectSftp(target: SftpTarget, options: ConnectOptions): Promise<Sftp> {
+  const session = new Session(target, options.timeoutMs)
+  const connection = new Connection(session)
+  await session.connect(target, options, () => connection.prepare())
+  return connection
+}
+
+class Connection implements Sftp {
+  readonly #session: Session
+  readonly #operations: Operations
+  /** By the number that callers gave; 0 carries everything but reading. */
+  readonly #channels = new Map<number, Promise<SFTPWrapper>>()
+  #main!: SFTPWrapper
+  #ordered = false
+  latencyMs = 0
+  maxChannels = firstMaxChannels
+  readBytes = 0
+
+  constructor(session: Session) {
+    this.#session = session
+    this.#operations = session.operations
+  }
+
+  get hostKey(): string {
+    return this.#session.hostKey
+  }
+
+  get closed(): AbortSignal {
+    return this.#operations.closed
+  }
+
+  /** Opens the first channel and learns from it what this server can do. */
+  async prepare(): Promise<void> {
+    const opening = this.#openChannel()
+    this.#channels.set(0, opening)
+    this.#main = await opening
+    const { _maxReadLen, _isOpenSSH } = this.#main as unknown as Internals
+    this.readBytes = Math.min(maxReadBytes, _maxReadLen)
+    this.#ordered = _isOpenSSH === true
+
+    const start = performance.now()
+    await this.realpath('.').catch((error) => {
+      // A refusal took one round trip too.
+      if (this.closed.aborted || errorType(error) === 'SFTP_TIMEOUT') throw error
+    })
+    this.latencyMs = performance.now() - start
+  }
+
+  realpath(path: string): Promise<string> {
+    return this.#request<string>('resolve', path, (done) => this.#main.realpath(path, done))
+  }
+
+  async stat(path: string): Promise<Attributes> {
+    return toAttributes(await this.#request<Attributes>('stat', path, (done) => this.#main.stat(path, done as never)))
+  }
+
+  async lstat(path: string): Promise<Attributes> {
+    return toAttributes(await this.#request<Attributes>('stat', path, (done) => this.#main.lstat(path, done as never)))
+  }
+
+  list(path: string): AsyncIterable<Entry[]> {
+    return listPages(this.#operations, { sftp: this.#main, ordered: this.#ordered }, path)
+  }
+
+  async open(path: string, options: { channel?: number; signal?: AbortSignal } = {}): Promise<SftpFile> {
+    const { signal } = options
+    const sftp = await this.#request<SFTPWrapper>(
+      'open',
+      path,
+      (done) => this.#channel(options.channel ?? 0).then((channel) => done(null, channel), done),
+      { signal }
+    )
+    const handle = await this.#request<Buffer>('open', path, (done) => sftp.open(path, 'r', done), {
+      signal,
+      late: (lateHandle) => sftp.close(lateHandle, () => {})
+    })
+    return new RemoteFile({ operations: this.#operations, sftp, handle, path, readBytes: this.readBytes })
+  }
+
+  rename(from: string, to: string): Promise<void> {
+    return this.#request<void>('rename', from, (done) => this.#main.rename(from, to, done))
+  }
+
+  unlink(path: string): Promise<void> {
+    return this.#request<void>('delete', path, (done) => this.#main.unlink(path, done))
+  }
+
+  mkdir(path: string): Promise<void> {
+    return this.#request<void>('make', path, (done) => this.#main.mkdir(path, done))
+  }
+
+  close(): Promise<void> {
+    return this.#session.close()
+  }
+
+  #request<T>(
+    action: string,
+    path: string,
+    start: (done: (error: unknown, value?: T) => void) => void,
+    options: { signal?: AbortSignal; late?: (value: T) => void } = {}
+  ): Promise<T> {
+    return this.#operations.run<T>(start, {
+      ...options,
+      onTimeout: (timeoutMs) => requestTimeout(action, path, timeoutMs),
+      translate: (error) => requestError(error, action, path)
+    })
+  }
+
+  /** The channel of this number, opened when it is new; one of the others when the server takes no more. */
+  async #channel(number: number): Promise<SFTPWrapper> {
+    const known = this.#channels.get(number)
+    if (!known && this.#channels.size >= this.maxChannels) return this.#otherChannel(number)
+    const opening = known ?? this.#openChannel()
+    this.#channels.set(number, opening)
+    try {
+      return await opening
+    } catch (error) {
+      if (this.closed.aborted || errorType(error) === 'SFTP_TIMEOUT') throw error
+      // Several callers may wait for the one refused channel; the first to hear of it takes it out.
+      if (this.#channels.get(number) === opening) {
+        this.#channels.delete(number)
+        this.maxChannels = Math.min(this.maxChannels, this.#channels.size)
+      }
+      return this.#otherChannel(number)
+    }
+  }
+
+  /** Spreads numbers over the open channels, the first one included: it idles while ranges are read. */
+  #otherChannel(number: number): Promise<SFTPWrapper> {
+    const open = [...this.#channels.keys()]
+    return this.#channel(open[number % open.length]!)
+  }
+
+  async #openChannel(): Promise<SFTPWrapper> {
+    const sftp = await this.#operations.run<SFTPWrapper>((done) => this.#session.client.sftp(done), {
+      onTimeout: (timeoutMs) => requestTimeout('open', 'a channel', timeoutMs),
+      translate: (error): IngestError => channelError(error, this.#session.place),
+      late: (channel) => channel.end()
+    })
+    const lost = (error?: unknown) =>
+      this.#session.end(connectionError(error ?? new Error('the server closed a channel'), this.#session.place))
+    // ssh2 answers nothing that is asked of a closed channel, so one that goes takes the connection along.
+    sftp.on('error', lost)
+    sftp.on('end', () => lost())
+    sftp.on('close', () => lost())
+    return sftp
+  }
+}

@@ -1,0 +1,227 @@
+/** Pipelined reading of one open file. */
+import type { SFTPWrapper } from 'ssh2'
+import { IngestError } from '../../domain/errors.ts'
+import type { Block } from '../store/store.ts'
+import { type BufferPool, poolOf } from './buffers.ts'
+import { cancelled, requestError, requestTimeout } from './errors.ts'
+import { closeHandle, toAttributes } from './listing.ts'
+import type { Operations } from './operations.ts'
+import type { Attributes, SftpFile } from './sftp.ts'
+
+/** ssh2's channel window: more than this can never be on its way, so asking for more only holds buffers. */
+const windowBytes = 2 * 1024 * 1024
+
+interface ReadOptions {
+  signal?: AbortSignal
+  onBytes?: (bytes: number) => void
+}
+
+export interface OpenFile {
+  operations: Operations
+  sftp: SFTPWrapper
+  handle: Buffer
+  path: string
+  readBytes: number
+}
+
+export class RemoteFile implements SftpFile {
+  readonly #file: OpenFile
+  #closing: Promise<void> | null = null
+
+  constructor(file: OpenFile) {
+    this.#file = file
+  }
+
+  async stat(): Promise<Attributes> {
+    const { operations, sftp, handle, path } = this.#file
+    const raw = await operations.run<Parameters<typeof toAttributes>[0]>((done) => sftp.fstat(handle, done), {
+      translate: (error) => requestError(error, 'stat', path),
+      onTimeout: (timeoutMs) => requestTimeout('stat', path, timeoutMs)
+    })
+    return toAttributes(raw)
+  }
+
+  async *blocks(start: number, length: number, options: ReadOptions = {}): AsyncGenerator<Block> {
+    const reading = new Reading(this.#file, start, start + length, options)
+    try {
+      for (let block = await reading.next(); block; block = await reading.next()) yield block
+    } finally {
+      reading.stop()
+    }
+  }
+
+  async readSmall(sizeBytes: number, options: { signal?: AbortSignal } = {}): Promise<Buffer> {
+    const whole = Buffer.allocUnsafe(sizeBytes)
+    let at = 0
+    for await (const block of this.blocks(0, sizeBytes, options)) {
+      at += block.bytes.copy(whole, at)
+      block.release()
+    }
+    return whole
+  }
+
+  close(): Promise<void> {
+    const { operations, sftp, handle, path } = this.#file
+    this.#closing ??= closeHandle(operations, sftp, handle, path)
+    return this.#closing
+  }
+}
+
+interface Slot {
+  buffer: Buffer
+  offset: number
+  wanted: number
+  filled: number
+}
+
+/**
+ * One range on its way. Each READ owns its buffer from the request until the server's answer, so a buffer of an
+ * abandoned range comes back to the pool only when nothing can write into it any more.
+ *
+ *   reading --fail--> failed        the next block throws
+ *   reading | failed --stop--> stopped
+ */
+class Reading {
+  readonly #file: OpenFile
+  readonly #options: ReadOptions
+  readonly #pool: BufferPool
+  readonly #depth: number
+  readonly #end: number
+  /** In the order of the file; the first one is what the consumer waits for. */
+  readonly #slots: Slot[] = []
+  readonly #stall: NodeJS.Timeout
+  readonly #forget: () => void
+  #asked: number
+  #inFlight = 0
+  #arrivedBytes = 0
+  #failure: IngestError | null = null
+  #stopped = false
+  #wake: (() => void) | null = null
+
+  constructor(file: OpenFile, start: number, end: number, options: ReadOptions) {
+    this.#file = file
+    this.#options = options
+    this.#pool = poolOf(file.readBytes)
+    this.#depth = Math.max(1, Math.floor(windowBytes / file.readBytes))
+    this.#asked = start
+    this.#end = end
+    this.#stall = setTimeout(() => this.#checkStall(), file.operations.timeoutMs)
+    this.#forget = file.operations.onEnd((reason) => this.#fail(reason))
+    if (options.signal?.aborted) this.#abort()
+    else options.signal?.addEventListener('abort', this.#abort, { once: true })
+  }
+
+  /** The next block in order, or null at the end of the range. */
+  async next(): Promise<Block | null> {
+    this.#ask()
+    const slot = this.#slots[0]
+    if (!slot && !this.#failure) return null
+    while (!this.#failure && slot!.filled < slot!.wanted) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
+    }
+    if (this.#failure) throw this.#failure
+    this.#slots.shift()
+    this.#ask()
+    return this.#toBlock(slot!)
+  }
+
+  /** Idempotent. Answers still under way free their buffers when they come. */
+  stop(): void {
+    if (this.#stopped) return
+    this.#stopped = true
+    clearTimeout(this.#stall)
+    this.#forget()
+    this.#options.signal?.removeEventListener('abort', this.#abort)
+    for (const slot of this.#slots) if (slot.filled === slot.wanted) this.#pool.give(slot.buffer)
+  }
+
+  #ask(): void {
+    while (!this.#failure && this.#slots.length < this.#depth && this.#asked < this.#end) {
+      const wanted = Math.min(this.#file.readBytes, this.#end - this.#asked)
+      const slot = { buffer: this.#pool.take(), offset: this.#asked, wanted, filled: 0 }
+      this.#asked += wanted
+      this.#slots.push(slot)
+      this.#request(slot)
+    }
+  }
+
+  #request(slot: Slot): void {
+    const { sftp, handle, path } = this.#file
+    // Silence counts from when something is expected: a consumer that takes its time is no stall.
+    if (this.#inFlight === 0) this.#stall.refresh()
+    this.#inFlight++
+    try {
+      sftp.read(
+        handle,
+        slot.buffer,
+        slot.filled,
+        slot.wanted - slot.filled,
+        slot.offset + slot.filled,
+        (error, bytes) => {
+          this.#inFlight--
+          if (this.#stopped || this.#failure) return this.#pool.give(slot.buffer)
+          if (error || bytes === 0) this.#pool.give(slot.buffer)
+          if (error) return this.#fail(requestError(error, 'read', path))
+          if (bytes === 0) return this.#fail(this.#endedEarly(slot))
+          this.#arrived(slot, bytes)
+        }
+      )
+    } catch (error) {
+      this.#inFlight--
+      this.#fail(requestError(error, 'read', path))
+    }
+  }
+
+  #arrived(slot: Slot, bytes: number): void {
+    slot.filled += bytes
+    this.#arrivedBytes += bytes
+    this.#stall.refresh()
+    this.#options.onBytes?.(bytes)
+    // Servers may answer with less than was asked for.
+    if (slot.filled < slot.wanted) this.#request(slot)
+    else if (slot === this.#slots[0]) this.#wake?.()
+  }
+
+  #toBlock(slot: Slot): Block {
+    let released = false
+    return {
+      bytes: slot.wanted === slot.buffer.length ? slot.buffer : slot.buffer.subarray(0, slot.wanted),
+      release: () => {
+        if (released) return
+        released = true
+        this.#pool.give(slot.buffer)
+      }
+    }
+  }
+
+  #checkStall(): void {
+    const seen = this.#arrivedBytes
+    // Looks at what has arrived first: after the process was stopped, timers run ahead of the input that waited.
+    setImmediate(() => {
+      if (this.#inFlight === 0 || this.#arrivedBytes !== seen) return
+      const { path, operations } = this.#file
+      const message = `Nothing of ${JSON.stringify(path)} arrived for ${operations.timeoutMs} ms.`
+      this.#fail(new IngestError('STALLED', message, { data: { path } }))
+    })
+  }
+
+  #fail(error: IngestError): void {
+    if (this.#stopped || this.#failure) return
+    this.#failure = error
+    this.#wake?.()
+  }
+
+  readonly #abort = () => this.#fail(cancelled(this.#options.signal!))
+
+  #endedEarly(slot: Slot): IngestError {
+    const { path } = this.#file
+    const atByte = slot.offset + slot.filled
+    return new IngestError(
+      'SOURCE_CHANGED',
+      `${JSON.stringify(path)} ended at byte ${atByte} though more was expected: it was cut while it was read.`,
+      { data: { path, atByte, expectedBytes: this.#end } }
+    )
+  }
+}

@@ -1,0 +1,250 @@
+import { createHash, randomUUID } from 'node:crypto'
+import { link, open, readFile, rename, rm, stat, unlink, utimes } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { Readable } from 'node:stream'
+import { pathToFileURL } from 'node:url'
+import { crc32 } from 'node:zlib'
+import { crc32Hex } from '../../domain/crc32.ts'
+import { IngestError } from '../../domain/errors.ts'
+import { cancelled } from './blocks.ts'
+import {
+  hasCode,
+  makeFolder,
+  orNull,
+  removeUpTo,
+  sweep,
+  syncFolder,
+  translate,
+  translated,
+  writeNew
+} from './filesystem-files.ts'
+import { pathOf } from './filesystem-path.ts'
+import { FilesystemUploads } from './filesystem-uploads.ts'
+import type { Condition, ObjectStore, StoredObject } from './store.ts'
+
+export interface FilesystemOptions {
+  folder: string
+  bucket: string
+  /** Where the bytes are served by key; the addresses are `file:` URLs without it. */
+  baseUrl?: string
+}
+
+const MiB = 1024 * 1024
+/** Those of S3, so that a file is cut the same way wherever it goes. */
+const limits = { minPartBytes: 5 * MiB, maxPartBytes: 5120 * MiB, maxParts: 10_000, maxObjectBytes: 5 * 1024 ** 4 }
+const temporaryForMs = 24 * 3600 * 1000
+
+/** What a file system does not keep of an object. */
+interface Version {
+  key: string
+  etag: string
+  crc32: string
+  metadata: Record<string, string>
+}
+
+/**
+ * Objects as files below `folder`/`bucket`, at paths of `filesystem-path.ts`; beside them `.longshore`:
+ *
+ *   versions/<ab>/<sha256 of the key>/<mtime ms>-<size>.json   etag, checksum, metadata of one version
+ *   uploads/<id>/                                              see filesystem-uploads.ts
+ *   temporary/                                                 files being written; swept at start after a day
+ *
+ * A write makes a whole synced temporary file, reserves a modification time that no version of that key and size has
+ * (the version's file is created exclusively), gives it to the bytes, and only then links or renames these into place:
+ * that one step is the write, so no half object is ever seen and what is seen has its version, also after a crash and
+ * after a copy that keeps times (`rsync -a`, `tar`). A file that someone put there by hand is an object without
+ * checksum and metadata. `ifNoneMatch` holds across processes (a link fails where something is), `ifMatch` within one.
+ */
+export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions): ObjectStore {
+  if (!/^[a-z0-9][a-z0-9.-]{1,62}$/.test(bucket)) throw new IngestError('INVALID', `not a bucket's name: ${bucket}`)
+  const root = resolve(folder, bucket)
+  const own = join(root, '.longshore')
+  const temporary = join(own, 'temporary')
+  const lock = keyedLock()
+  const place = (key: string) => join(root, pathOf(key))
+  const newTemporary = () => join(temporary, randomUUID())
+  const uploads = new FilesystemUploads({ folder: join(own, 'uploads'), newTemporary, lock, head, commit })
+
+  return {
+    bucket,
+    limits,
+
+    ensureReady: () =>
+      translated(async () => {
+        for (const path of [temporary, join(own, 'uploads'), join(own, 'versions')]) await makeFolder(path)
+        await sweep(temporary, Date.now() - temporaryForMs)
+      }),
+
+    head: (key, signal) => translated(() => head(key, signal)),
+
+    put: (key, body, { metadata, crc32: wanted, condition, signal }) =>
+      translated(async () => {
+        if (signal?.aborted) throw cancelled(signal)
+        const sum = crc32Hex(crc32(body))
+        if (sum !== wanted) {
+          throw new IngestError('CHECKSUM_MISMATCH', `store: ${key} has CRC-32 ${sum} and was said to have ${wanted}`)
+        }
+        const path = newTemporary()
+        await writeNew(path, body)
+        return commit(path, { key, sizeBytes: body.length, crc32: sum, metadata }, condition)
+      }),
+
+    createUpload: (key, metadata) => translated(() => uploads.create(key, metadata)),
+    uploadPart: (key, uploadId, part) => translated(() => uploads.writePart(key, uploadId, part)),
+    listParts: (key, uploadId) => translated(() => uploads.listParts(key, uploadId)),
+    listUploads: (key) =>
+      translated(async () => {
+        const found = await uploads.list((upload) => upload.key === key, Number.POSITIVE_INFINITY)
+        return found.map(({ uploadId, initiatedAt }) => ({ uploadId, initiatedAt }))
+      }),
+    listStaleUploads: (initiatedBefore) =>
+      translated(() => uploads.list((upload) => upload.initiatedAt < initiatedBefore, 1000)),
+    completeUpload: (key, uploadId, wanted) => translated(() => uploads.complete(key, uploadId, wanted)),
+    abortUpload: (key, uploadId) => translated(() => uploads.abort(key, uploadId)),
+
+    read: (key, { range, signal } = {}) =>
+      translated(async () => {
+        if (signal?.aborted) throw cancelled(signal)
+        const file = await orNull(open(place(key), 'r'))
+        if (file === null) throw new IngestError('STORE_NO_SUCH_OBJECT', `store: there is no ${key}`)
+        const { size } = await file.stat()
+        if (range && range.start >= size) {
+          await file.close()
+          throw new IngestError('STORE_REJECTED', `store: ${key} has ${size} bytes, none at ${range.start}`)
+        }
+        const source = file.createReadStream({ ...range, signal, highWaterMark: MiB, autoClose: true })
+        async function* bytes() {
+          try {
+            yield* source
+          } catch (error) {
+            throw signal?.aborted ? cancelled(signal) : translate(error)
+          }
+        }
+        const stream = Readable.from(bytes(), { objectMode: false, highWaterMark: MiB })
+        // A stream that is destroyed before its first read never starts `bytes`, which would keep the file open.
+        return stream.once('close', () => source.destroy())
+      }),
+
+    remove: (key) =>
+      translated(() =>
+        lock(key, async () => {
+          const path = place(key)
+          const found = await orNull(stat(path))
+          if (found === null) return
+          await removeUpTo(root, path)
+          await removeUpTo(join(own, 'versions'), versionPath(key, found))
+        })
+      ),
+
+    url: (key) =>
+      baseUrl === undefined
+        ? pathToFileURL(place(key)).href
+        : `${baseUrl.replace(/\/+$/, '')}/${bucket}/${key.split('/').map(encodeURIComponent).join('/')}`,
+
+    presignedUrl: async () => null,
+    close: async () => {}
+  }
+
+  async function head(key: string, signal?: AbortSignal): Promise<StoredObject | null> {
+    if (signal?.aborted) throw cancelled(signal)
+    const found = await orNull(stat(place(key)))
+    if (!found?.isFile()) return null
+    const version = await readVersion(versionPath(key, found))
+    if (version === null) {
+      const etag = createHash('md5').update(`${found.size} ${found.mtimeMs}`).digest('hex')
+      return { key, sizeBytes: found.size, etag, crc32: null, metadata: {} }
+    }
+    return { key, sizeBytes: found.size, etag: version.etag, crc32: version.crc32, metadata: version.metadata }
+  }
+
+  /** Makes a whole temporary file the object of its key; the file is gone afterwards, come what may. */
+  async function commit(path: string, object: Omit<StoredObject, 'etag'>, condition: Condition): Promise<StoredObject> {
+    const { key } = object
+    const stored: StoredObject = { ...object, etag: randomUUID().replaceAll('-', '') }
+    try {
+      return await lock(key, async () => {
+        // Another process may remove a folder that it found empty just before our file gets there.
+        for (let tries = 0; ; tries++) {
+          try {
+            await commitOnce(path, stored, condition)
+            return stored
+          } catch (error) {
+            if (!hasCode(error, 'ENOENT') || tries === 5) throw error
+          }
+        }
+      })
+    } finally {
+      await rm(path, { force: true })
+    }
+  }
+
+  async function commitOnce(path: string, stored: StoredObject, condition: Condition): Promise<void> {
+    const { key } = stored
+    const target = place(key)
+    const before = await orNull(stat(target))
+    if (condition !== null) {
+      const etag = before && (await head(key))?.etag
+      const holds = 'ifMatch' in condition ? etag === condition.ifMatch : before === null
+      if (!holds) throw preconditionFailed(key)
+    }
+    const reserved = await reserveVersion(path, stored)
+    try {
+      await makeFolder(dirname(target))
+      if (condition !== null && 'ifNoneMatch' in condition) {
+        await link(path, target)
+        await unlink(path)
+      } else await rename(path, target)
+    } catch (error) {
+      await rm(reserved, { force: true })
+      throw hasCode(error, 'EEXIST') ? preconditionFailed(key) : error
+    }
+    await syncFolder(dirname(target))
+    const previous = before && versionPath(key, before)
+    if (previous !== null && previous !== reserved) await rm(previous, { force: true })
+  }
+
+  async function reserveVersion(path: string, { key, sizeBytes, etag, crc32, metadata }: StoredObject) {
+    const version: Version = { key, etag, crc32: crc32!, metadata }
+    for (let mtimeMs = Date.now(); ; mtimeMs++) {
+      await utimes(path, mtimeMs / 1000, mtimeMs / 1000)
+      const reserved = versionPath(key, { size: sizeBytes, mtimeMs: (await stat(path)).mtimeMs })
+      await makeFolder(dirname(reserved))
+      try {
+        await writeNew(reserved, JSON.stringify(version))
+        return reserved
+      } catch (error) {
+        if (!hasCode(error, 'EEXIST')) throw error
+      }
+    }
+  }
+
+  function versionPath(key: string, { size, mtimeMs }: { size: number; mtimeMs: number }): string {
+    const hash = createHash('sha256').update(key).digest('hex')
+    return join(own, 'versions', hash.slice(0, 2), hash, `${Math.round(mtimeMs)}-${size}.json`)
+  }
+
+  async function readVersion(path: string): Promise<Version | null> {
+    const text = await orNull(readFile(path, 'utf8'))
+    return text === null ? null : JSON.parse(text)
+  }
+}
+
+function preconditionFailed(key: string): IngestError {
+  return new IngestError('STORE_PRECONDITION', `store: ${key} is not what the condition asked for`)
+}
+
+export type KeyedLock = <T>(key: string, work: () => Promise<T>) => Promise<T>
+
+/** Work of one key happens one after another, in the order in which it was asked for. */
+function keyedLock(): KeyedLock {
+  const tails = new Map<string, Promise<unknown>>()
+  return async (key, work) => {
+    const turn = (tails.get(key) ?? Promise.resolve()).then(work, work)
+    tails.set(key, turn)
+    try {
+      return await turn
+    } finally {
+      if (tails.get(key) === turn) tails.delete(key)
+    }
+  }
+}

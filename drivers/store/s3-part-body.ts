@@ -1,0 +1,88 @@
+import type { ClientRequest } from 'node:http'
+import { crc32HexToBase64 } from '../../domain/crc32.ts'
+import { BlockReader } from './blocks.ts'
+import type { StreamedBody } from './s3-request.ts'
+import type { PartOptions } from './store.ts'
+
+/** So many blocks may wait for the socket: enough that it never runs dry while the source brings the next. */
+const maxUnsentBlocks = 4
+
+const trailerName = 'x-amz-checksum-crc32'
+
+/** Headers of a request whose body is a `partBody`. */
+export function partHeaders(options: Pick<PartOptions, 'sizeBytes'>): Record<string, string> {
+  return {
+    'content-encoding': 'aws-chunked',
+    'x-amz-content-sha256': 'STREAMING-UNSIGNED-PAYLOAD-TRAILER',
+    'x-amz-decoded-content-length': String(options.sizeBytes),
+    'x-amz-trailer': trailerName
+  }
+}
+
+/**
+ * The body of UploadPart: `aws-chunked` frames, one a block, and the CRC-32 of the part as a trailer, so that a part
+ * is proved by the store without being buffered or read twice.
+ * Format: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html
+ */
+export function partBody(options: PartOptions): StreamedBody & { crc32(): string } {
+  const reader = new BlockReader(options)
+  let wake: () => void = () => {}
+  let isStopped = false
+  return {
+    contentLength: encodedLength(options.sizeBytes, options.blockBytes),
+    crc32: () => reader.crc32,
+    stop() {
+      isStopped = true
+      reader.stop()
+      wake()
+    },
+
+    async feed(request: ClientRequest, watch): Promise<void> {
+      let frame = Buffer.alloc(0)
+      let framedBytes = -1
+      watch.rest()
+      for (let isFirst = true; ; isFirst = false) {
+        const block = await reader.next()
+        if (isStopped || request.destroyed) return
+        if (block === null) break
+        if (block.bytes.length !== framedBytes || isFirst) {
+          framedBytes = block.bytes.length
+          frame = Buffer.from(frameHead(framedBytes, isFirst))
+        }
+        // Corked, so that a frame's head and its bytes leave in one system call.
+        request.cork()
+        request.write(frame)
+        request.write(block.bytes, () => {
+          reader.release(block)
+          // While nothing waits to be sent it is the source that is slow: no fault of the store.
+          if (reader.held === 0) watch.rest()
+          else watch.arm()
+          wake()
+        })
+        request.uncork()
+        watch.arm()
+        if (isFirst) framedBytes = -1
+        while (reader.held >= maxUnsentBlocks && !isStopped) {
+          await new Promise<void>((resolve) => {
+            wake = resolve
+          })
+        }
+      }
+      watch.arm()
+      request.end(`\r\n0\r\n${trailerName}:${crc32HexToBase64(reader.crc32)}\r\n\r\n`)
+    }
+  }
+}
+
+/** The line break that ends a frame is sent with the head of the next. */
+function frameHead(sizeBytes: number, isFirst: boolean): string {
+  return `${isFirst ? '' : '\r\n'}${sizeBytes.toString(16)}\r\n`
+}
+
+function encodedLength(sizeBytes: number, blockBytes: number): number {
+  const frameBytes = (size: number) => size.toString(16).length + 2 + size + 2
+  const full = Math.floor(sizeBytes / blockBytes)
+  const rest = sizeBytes % blockBytes
+  const trailerBytes = `0\r\n${trailerName}:AAAAAA==\r\n\r\n`.length
+  return full * frameBytes(blockBytes) + (rest > 0 ? frameBytes(rest) : 0) + trailerBytes
+}

@@ -1,0 +1,42 @@
+import type { ServiceSchema } from 'moleculer'
+import DbService from 'moleculer-db'
+import type { Collection, Document, Index } from '../drivers/db/collection.ts'
+import type { Database } from '../drivers/db/connection.ts'
+
+export interface CollectionMixinOptions {
+  database: () => Promise<Database>
+  name: string
+  indexes: Index[]
+}
+
+/** What a service has by `collectionMixin`, beside moleculer-db's `_find`, `_get`, `_count` and `_list`. */
+export interface WithCollection<T extends Document> {
+  database: Database
+  collection: Collection<T>
+}
+
+/**
+ * moleculer-db for reading, `this.collection` for writing. None of moleculer-db's actions is published, since any
+ * of them would get around the state machine; its `started` is not used either, since it tries for ever and a
+ * folder that is in use should end the start.
+ */
+export function collectionMixin({ database, name, indexes }: CollectionMixinOptions): Partial<ServiceSchema> {
+  const { actions: _actions, started: _started, stopped: _stopped, ...reading } = DbService as unknown as ServiceSchema
+  return {
+    mixins: [reading],
+    methods: {
+      /** Writes go through the collection: there is no cache to clear and nothing to broadcast. */
+      async clearCache() {}
+    },
+    async started() {
+      this.database = await database()
+      this.adapter = this.database.adapter(name)
+      this.adapter.init(this.broker, this)
+      await this.adapter.connect()
+      this.collection = await this.database.collection(this.adapter, indexes)
+    },
+    async stopped() {
+      await this.database?.close()
+    }
+  }
+}

@@ -1,0 +1,66 @@
+/** Calls an action of the service again and again, never two at once; stops cleanly, and sooner when a bell rings. */
+import type { ServiceSchema } from 'moleculer'
+
+interface TickerOptions {
+  name: string
+  everyMs: number
+  /** The service's own action. A failure is logged once until it works again. */
+  action: string
+}
+
+interface Ticker {
+  timer: NodeJS.Timeout | null
+  running: Promise<void> | null
+  again: boolean
+  stopped: boolean
+  failing: boolean
+}
+
+export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
+  const key = `${options.name}Ticker`
+  return {
+    methods: {
+      /** Ticks now, or once more after the tick that is running. */
+      [`${options.name}Now`](this: any) {
+        const ticker: Ticker | undefined = this[key]
+        if (!ticker || ticker.stopped) return
+        if (ticker.running) {
+          ticker.again = true
+          return
+        }
+        if (ticker.timer) clearTimeout(ticker.timer)
+        ticker.running = this[`${options.name}Tick`](ticker)
+      },
+
+      async [`${options.name}Tick`](this: any, ticker: Ticker) {
+        try {
+          await this.broker.call(options.action, {}, { nodeID: this.broker.nodeID, timeout: 0, retries: 0 })
+          if (ticker.failing) this.logger.info(`${options.name} works again`)
+          ticker.failing = false
+        } catch (error) {
+          if (!ticker.failing) this.logger.warn(`${options.name} fails and is tried again: ${(error as Error).message}`)
+          ticker.failing = true
+        }
+        ticker.running = null
+        if (ticker.stopped) return
+        const waitMs = ticker.again && !ticker.failing ? 0 : options.everyMs
+        ticker.again = false
+        ticker.timer = setTimeout(() => this[`${options.name}Now`](), waitMs)
+      }
+    },
+
+    started(this: any) {
+      const ticker: Ticker = { timer: null, running: null, again: false, stopped: false, failing: false }
+      this[key] = ticker
+      ticker.timer = setTimeout(() => this[`${options.name}Now`](), Math.random() * Math.min(1000, options.everyMs))
+    },
+
+    async stopped(this: any) {
+      const ticker: Ticker | undefined = this[key]
+      if (!ticker) return
+      ticker.stopped = true
+      if (ticker.timer) clearTimeout(ticker.timer)
+      await ticker.running
+    }
+  } as Partial<ServiceSchema>
+}

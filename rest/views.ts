@@ -1,0 +1,74 @@
+/** Records as the API answers them: only what the contract names, times as RFC 3339, never a secret. */
+import type { RecordedError } from '../domain/errors.ts'
+import type { FileRecord } from '../domain/file.ts'
+import type { ScanSummary, ServerRecord } from '../domain/server.ts'
+
+const time = (at: number | null): string | null => (at === null ? null : new Date(at).toISOString())
+const failure = (error: RecordedError | null) => (error ? { ...error, at: time(error.at) } : null)
+
+function scanView(scan: ScanSummary | null) {
+  return scan ? { ...scan, startedAt: time(scan.startedAt) } : null
+}
+
+export function serverView(server: ServerRecord) {
+  const {
+    _id,
+    revision: _revision,
+    secrets,
+    slots: _slots,
+    slotWantedUntil: _wanted,
+    scanEpoch: _epoch,
+    scanLeaseUntil: _lease,
+    deletedAt: _deleted,
+    ...fields
+  } = server
+  return {
+    id: _id,
+    ...fields,
+    hasPassword: secrets.password !== undefined,
+    hasPrivateKey: secrets.privateKey !== undefined,
+    lastError: failure(server.lastError),
+    lastScanAt: time(server.lastScanAt),
+    nextScanAt: time(server.nextScanAt),
+    lastScan: scanView(server.lastScan),
+    createdAt: time(server.createdAt),
+    updatedAt: time(server.updatedAt)
+  }
+}
+
+/** `history` is there only where the record was asked for by itself. */
+export function fileView(file: Omit<FileRecord, 'history'> & { history?: FileRecord['history'] }) {
+  const { announcement, object } = file
+  return {
+    id: file._id,
+    serverId: file.serverId,
+    serverName: file.serverName,
+    path: file.path,
+    filename: file.filename,
+    version: file.version,
+    size: file.size,
+    mtime: time(file.mtime),
+    status: file.status,
+    reason: file.reason,
+    attempts: file.attempts,
+    error: failure(file.error),
+    object: object ? { ...object, storedAt: time(object.storedAt) } : null,
+    notification: announcement
+      ? {
+          status: announcement.status,
+          at: time(announcement.at),
+          messageId: announcement.messageId,
+          error: failure(announcement.error)
+        }
+      : null,
+    progress: file.progress,
+    createdAt: time(file.createdAt),
+    updatedAt: time(file.updatedAt),
+    ...(file.history
+      ? {
+          history: file.history.map((entry) => ({ ...entry, at: time(entry.at) })),
+          historyDropped: file.historyDropped
+        }
+      : {})
+  }
+}

@@ -1,0 +1,82 @@
+/** The REST gateway: routes, keys, errors. What the calls do stands in `rest/`. */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Context, ServiceSchema } from 'moleculer'
+import ApiGateway from 'moleculer-web'
+import type { Config, Role } from '../config.ts'
+import { fileActions, fileAliases } from '../rest/file-actions.ts'
+import { authenticator, mayActAs } from '../rest/keys.ts'
+import { sendProblem } from '../rest/problem.ts'
+import { serverActions, serverAliases } from '../rest/server-actions.ts'
+
+const BODY_LIMIT = '1mb'
+
+export function apiService(config: Config): ServiceSchema {
+  const callerOf = authenticator(config.apiKeys)
+  const shared = {
+    mergeParams: false,
+    mappingPolicy: 'restrict',
+    onError(_request: IncomingMessage, response: ServerResponse, error: Error) {
+      sendProblem(response, error)
+    }
+  }
+  return {
+    name: 'api',
+    mixins: [ApiGateway as unknown as ServiceSchema],
+
+    settings: {
+      port: config.api.port,
+      ip: config.api.host,
+      log4XXResponses: false,
+      logRequest: 'debug',
+      logResponse: 'debug',
+      rateLimit: config.rateLimit > 0 ? { window: 60_000, limit: config.rateLimit, headers: true } : null,
+      routes: [
+        {
+          ...shared,
+          path: '/api/v1/health',
+          aliases: { 'GET live': 'api.live', 'GET ready': 'api.ready' }
+        },
+        {
+          ...shared,
+          path: '/api/v1',
+          authorization: true,
+          bodyParsers: { json: { limit: BODY_LIMIT, strict: false, type: () => true } },
+          aliases: { ...serverAliases, ...fileAliases },
+          onBeforeCall(ctx: Context<unknown, { ifMatch?: string }>, _route: unknown, request: IncomingMessage) {
+            const given = request.headers['if-match']
+            if (given !== undefined) ctx.meta.ifMatch = given
+          }
+        }
+      ],
+      onError(_request: IncomingMessage, response: ServerResponse, error: Error) {
+        sendProblem(response, error)
+      }
+    },
+
+    actions: { ...serverActions(config), ...fileActions },
+
+    methods: {
+      /** A key first, then the role that the action asks for. */
+      authorize(ctx: Context<unknown, { caller?: object }>, _route: unknown, request: any) {
+        const caller = callerOf(request.headers.authorization)
+        if (!caller) {
+          throw Object.assign(new Error('send an API key as "Authorization: Bearer <secret>"'), {
+            code: 401,
+            type: 'NOT_AUTHENTICATED'
+          })
+        }
+        const needed: Role = request.$endpoint?.action?.role ?? 'admin'
+        if (!mayActAs(caller, needed)) {
+          const message = `the key ${caller.name} is a ${caller.role}; this call needs the role ${needed}`
+          throw Object.assign(new Error(message), { code: 403, type: 'NOT_ALLOWED' })
+        }
+        ctx.meta.caller = caller
+      }
+    },
+
+    started(this: any) {
+      const { port } = this.server.address()
+      this.logger.info(`REST at http://${config.api.host}:${port}/api/v1`)
+    }
+  } as ServiceSchema
+}

@@ -1,0 +1,320 @@
+/**
+ * The only owner of a file's state: one record per file version. Every change is a function of `domain/file.ts`
+ * written as one compare-and-set. Events only say "look now"; the record is the truth.
+ */
+import type { Context, ServiceSchema } from 'moleculer'
+import type { Config } from '../config.ts'
+import { ANNOUNCEMENT_BACKOFF, backoffMs } from '../domain/backoff.ts'
+import { IngestError, type RecordedError } from '../domain/errors.ts'
+import type { FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
+import * as machine from '../domain/file.ts'
+import { alternativeKey, objectKey } from '../domain/object-key.ts'
+import type { Collection, Query } from '../drivers/db/collection.ts'
+import { openDatabase } from '../drivers/db/connection.ts'
+import { FileRecords, fileIndexes } from '../drivers/db/file-records.ts'
+import { mutate } from '../drivers/db/mutate.ts'
+import { collectionMixin } from '../mixins/collection.mixin.ts'
+import { tickerMixin } from '../mixins/ticker.mixin.ts'
+
+/** A worker's hold on a file. */
+interface Hold {
+  id: string
+  epoch: number
+}
+
+interface FilesService {
+  collection: Collection<FileRecord>
+  records: FileRecords
+}
+
+const hold = { id: 'string', epoch: 'number' }
+
+export function filesService(config: Config): ServiceSchema {
+  return {
+    name: 'files',
+    mixins: [
+      collectionMixin({ database: () => openDatabase(config), name: 'files', indexes: fileIndexes }),
+      tickerMixin({ name: 'rescue', everyMs: 5_000, action: 'files.rescue' })
+    ],
+
+    actions: {
+      /** Takes in what a scan or a look saw, in one batch of at most 512 KiB. Answers `{new, settling, pending, skipped}`. */
+      register: {
+        params: { rules: 'object', sightings: 'array' },
+        async handler(this: any, ctx: Context<{ rules: SightingRules; sightings: Sighting[] }>) {
+          const counts = await this.records.register(ctx.params.rules, ctx.params.sightings, Date.now())
+          if (counts.pending > 0) ctx.emit('file.pending', { serverId: ctx.params.rules.serverId })
+          return counts
+        }
+      },
+
+      /** Servers that have something to copy now, in the order of their ids after `after`, at most `limit`. */
+      work: {
+        params: { after: { type: 'string', default: '' }, limit: { type: 'number', default: 50 } },
+        handler(this: any, ctx: Context<{ after: string; limit: number }>) {
+          return this.records.serversWithWork(ctx.params.after, ctx.params.limit, Date.now())
+        }
+      },
+
+      /** A worker takes up to `limit` pending files of one server. Answers the claimed records, without history. */
+      claim: {
+        params: { serverId: 'string', worker: 'string', limit: 'number' },
+        async handler(this: any, ctx: Context<{ serverId: string; worker: string; limit: number }>) {
+          const { serverId, worker, limit } = ctx.params
+          return (await this.records.claim(serverId, worker, limit, Date.now())).map(withoutHistory)
+        }
+      },
+
+      /** All holds of one worker in one call. Answers the ids that it no longer holds. */
+      renew: {
+        params: { holds: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ holds: (Hold & { progress: FileRecord['progress'] })[] }>) {
+          const lost: string[] = []
+          for (const { id, epoch, progress } of ctx.params.holds) {
+            const kept = await mutate<FileRecord>(this.collection, id, (file) =>
+              machine.renew(file, epoch, progress, Date.now())
+            )
+            if (!kept) lost.push(id)
+          }
+          return { lost }
+        }
+      },
+
+      /** Keeps the state of a multipart upload. LEASE_LOST when the worker no longer holds the file. */
+      keepUpload: {
+        params: { ...hold, upload: { type: 'object', nullable: true } },
+        async handler(this: any, ctx: Context<Hold & { upload: UploadState | null }>) {
+          const { id, epoch, upload } = ctx.params
+          const kept = await mutate<FileRecord>(this.collection, id, (file) =>
+            machine.keepUpload(file, epoch, upload, Date.now())
+          )
+          if (!kept) throw new IngestError('LEASE_LOST', `the file ${id} is held by another worker`)
+          return true
+        }
+      },
+
+      /** How an attempt ended. Idempotent for the same epoch; answers whether the worker still held the file. */
+      finish: {
+        params: { ...hold, outcome: 'object' },
+        async handler(this: any, ctx: Context<Hold & { outcome: Outcome }>) {
+          const { id, epoch, outcome } = ctx.params
+          const file = await mutate<FileRecord>(this.collection, id, (current) =>
+            machine.finish(current, epoch, outcome, Date.now(), Math.random())
+          )
+          if (file?.status === 'uploaded') ctx.emit('file.uploaded', { serverId: file.serverId })
+          return file !== null
+        }
+      },
+
+      /** Hands files whose lease ran out to other workers. */
+      rescue: {
+        visibility: 'public',
+        async handler(this: any, ctx: Context) {
+          const rescued = await this.records.rescue(Date.now())
+          for (const serverId of new Set(rescued)) ctx.emit('file.pending', { serverId })
+          return rescued.length
+        }
+      },
+
+      /** Settling files whose next look is due, at most `limit`; each goes to one caller. `[{serverId, paths}]`. */
+      claimLooks: {
+        params: { limit: { type: 'number', default: 200 } },
+        handler(this: any, ctx: Context<{ limit: number }>) {
+          return this.records.claimLooks(ctx.params.limit, Date.now())
+        }
+      },
+
+      /** Settling and pending records of a server in pages, by id: `[{id, path}]`. */
+      unstored: {
+        params: { serverId: 'string', after: 'string' },
+        handler(this: any, ctx: Context<{ serverId: string; after: string }>) {
+          return this.records.unstored(ctx.params.serverId, ctx.params.after)
+        }
+      },
+
+      /** Files that a complete listing and a look of its own did not find. */
+      vanished: {
+        params: { ids: { type: 'array', items: 'string' } },
+        async handler(this: any, ctx: Context<{ ids: string[] }>) {
+          for (const id of ctx.params.ids) {
+            await mutate<FileRecord>(this.collection, id, (file) => machine.vanish(file, Date.now()))
+          }
+        }
+      },
+
+      /** The same for a look at files by their paths. */
+      vanishedPaths: {
+        params: { serverId: 'string', paths: { type: 'array', items: 'string' } },
+        handler(this: any, ctx: Context<{ serverId: string; paths: string[] }>) {
+          return this.records.vanishedPaths(ctx.params.serverId, ctx.params.paths, Date.now())
+        }
+      },
+
+      /** Which of these object keys belong to a file that waits or is on its way. */
+      keysInUse: {
+        params: { keys: { type: 'array', items: 'string' } },
+        async handler(this: any, ctx: Context<{ keys: string[] }>) {
+          const query = { reservedKey: { $in: ctx.params.keys }, status: { $in: ['pending', 'downloading'] } }
+          const files: FileRecord[] = await this.collection.find(query, { omit: ['history'] })
+          return files.map((file) => file.reservedKey)
+        }
+      },
+
+      /** Takes due announcements, at most `limit`. Answers stored records, with the announcement's new epoch. */
+      claimAnnouncements: {
+        params: { limit: 'number' },
+        async handler(this: any, ctx: Context<{ limit: number }>) {
+          return (await this.records.claimAnnouncements(ctx.params.limit, Date.now())).map(withoutHistory)
+        }
+      },
+
+      /** The broker confirmed these. */
+      announced: {
+        params: { holds: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ holds: Hold[] }>) {
+          await this.records.changeEach(ctx.params.holds, (file: FileRecord, { epoch }: Hold) =>
+            machine.announced(file, epoch, Date.now())
+          )
+        }
+      },
+
+      /** An announcement could not be sent; it is due again later. */
+      announcementFailed: {
+        params: { ...hold, error: 'object' },
+        async handler(this: any, ctx: Context<Hold & { error: RecordedError }>) {
+          const { id, epoch, error } = ctx.params
+          await mutate<FileRecord>(this.collection, id, (file) => {
+            const wait = backoffMs(ANNOUNCEMENT_BACKOFF, (file.announcement?.attempts ?? 0) + 1, Math.random())
+            return machine.announcementFailed(file, epoch, error, wait, Date.now())
+          })
+        }
+      },
+
+      /** One page, newest first. `{items, nextCursor}`; items without history. */
+      list: {
+        params: {
+          serverId: 'string|optional',
+          statuses: { type: 'array', items: { type: 'enum', values: [...machine.FILE_STATUSES] }, optional: true },
+          path: 'string|optional',
+          since: 'number|optional',
+          until: 'number|optional',
+          cursor: 'string|optional',
+          limit: { type: 'number', integer: true, min: 1, max: 1000, default: 100 }
+        },
+        handler(this: any, ctx: Context<any>) {
+          return this.records.page(ctx.params)
+        }
+      },
+
+      /** One record with its history. NOT_FOUND. */
+      get: {
+        params: { id: 'string' },
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          const [file] = await this.collection.findByIds([ctx.params.id])
+          if (!file) throw new IngestError('NOT_FOUND', `there is no file ${ctx.params.id}`)
+          return file
+        }
+      },
+
+      /** Tries a `failed` (or waiting, or vanished) file again, from the first attempt. CONFLICT in other states. */
+      retry: {
+        params: { id: 'string' },
+        handler(this: any, ctx: Context<{ id: string }>) {
+          return this.changeByHand(ctx, ctx.params.id, machine.retry, 'be retried')
+        }
+      },
+
+      /** Tries every `failed` file again, of one server or of all. Answers `{retried}`. */
+      retryFailed: {
+        params: { serverId: 'string|optional' },
+        async handler(this: any, ctx: Context<{ serverId?: string }>) {
+          const retried = await this.records.retryFailed(ctx.params.serverId, Date.now())
+          ctx.emit('file.pending', {})
+          return { retried }
+        }
+      },
+
+      /** Makes the announcement due again without changing the state. CONFLICT for a file that is not stored. */
+      notify: {
+        params: { id: 'string' },
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          const file = await this.changeByHand(ctx, ctx.params.id, machine.announceAgain, 'be announced')
+          ctx.emit('file.uploaded', { serverId: file.serverId })
+          return file
+        }
+      },
+
+      /** Counts and bytes by state, the backlog and its age, due announcements; of one server or of all. */
+      stats: {
+        params: { serverId: 'string|optional' },
+        handler(this: any, ctx: Context<{ serverId?: string }>) {
+          return this.records.stats(ctx.params.serverId, Date.now())
+        }
+      },
+
+      /** Files of a server that a worker is copying now. */
+      inFlight: {
+        params: { serverId: 'string' },
+        handler(this: any, ctx: Context<{ serverId: string }>) {
+          return this.collection.count({ serverId: ctx.params.serverId, status: 'downloading' } satisfies Query)
+        }
+      },
+
+      /** A removed server: what is not stored becomes `skipped`, what is in flight is fenced out. */
+      abandon: {
+        params: { serverId: 'string', purge: 'boolean|optional' },
+        handler(this: any, ctx: Context<{ serverId: string; purge?: boolean }>) {
+          const { serverId, purge } = ctx.params
+          return this.records.abandon(serverId, Date.now()).then(async (abandoned: number) => {
+            if (purge) ctx.broker.call('storage.purge', { serverId }).catch((error) => this.logger.warn(error.message))
+            return { abandoned }
+          })
+        }
+      },
+
+      /** Records of a server in pages for a purge; `remove` drops them. */
+      purgePage: {
+        params: { serverId: 'string' },
+        handler(this: any, ctx: Context<{ serverId: string }>) {
+          return this.collection.find({ serverId: ctx.params.serverId }, { limit: 200, omit: ['history'] })
+        }
+      },
+      removeEach: {
+        params: { ids: { type: 'array', items: 'string' } },
+        handler(this: any, ctx: Context<{ ids: string[] }>) {
+          return this.collection.removeByIds(ctx.params.ids)
+        }
+      },
+
+      /** Whether the database answers. */
+      ping: {
+        async handler(this: any) {
+          await this.collection.ping()
+          return true
+        }
+      }
+    },
+
+    methods: {
+      async changeByHand(ctx: Context, id: string, change: (file: FileRecord, now: number) => FileRecord | null, what) {
+        const file = await mutate<FileRecord>(this.collection, id, (current) => change(current, Date.now()))
+        if (file) {
+          ctx.emit('file.pending', { serverId: file.serverId })
+          return withoutHistory(file)
+        }
+        const [there] = await this.collection.findByIds([id])
+        if (!there) throw new IngestError('NOT_FOUND', `there is no file ${id}`)
+        throw new IngestError('CONFLICT', `a file that is ${there.status} cannot ${what}`)
+      }
+    },
+
+    async started(this: any) {
+      this.records = new FileRecords(this.collection, { keyOf: objectKey, otherKeyOf: alternativeKey })
+    }
+  } as ServiceSchema & ThisType<FilesService>
+}
+
+function withoutHistory(file: FileRecord): Omit<FileRecord, 'history'> {
+  const { history, ...rest } = file
+  return rest
+}

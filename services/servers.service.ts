@@ -1,0 +1,324 @@
+/**
+ * The registry of SFTP servers: address and sealed credentials, policy, schedule, connection slots. Decides who is
+ * due for a scan and who may connect; every decision about time is made here, by this service's clock.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Context, ServiceSchema } from 'moleculer'
+import type { Config } from '../config.ts'
+import { blameOf, IngestError, type RecordedError } from '../domain/errors.ts'
+import type { ScanSummary, ServerRecord, Slot } from '../domain/server.ts'
+import * as registry from '../domain/server.ts'
+import { newServer, type ServerInput } from '../domain/server-input.ts'
+import type { Index } from '../drivers/db/collection.ts'
+import { openDatabase } from '../drivers/db/connection.ts'
+import { mutate } from '../drivers/db/mutate.ts'
+import { collectionMixin } from '../mixins/collection.mixin.ts'
+import type { ServerTarget } from '../workers/connect.ts'
+
+const serverIndexes: Index[] = [{ fields: { name: 1 }, unique: true }, { fields: { state: 1, nextScanAt: 1 } }]
+
+/** What a scanner or a worker needs of a server: policy, address, sealed secrets. */
+export interface WorkOrder {
+  target: ServerTarget
+  name: string
+  policy: registry.ServerPolicy
+  scanEpoch: number
+}
+
+function workOrder(server: ServerRecord): WorkOrder {
+  const { host, port, username, hostKey, secrets } = server
+  return {
+    target: { id: server._id, host, port, username, hostKey, secrets },
+    name: server.name,
+    policy: registry.policyOf(server),
+    scanEpoch: server.scanEpoch
+  }
+}
+
+const byId = { id: 'string' }
+
+export function serversService(config: Config): ServiceSchema {
+  return {
+    name: 'servers',
+    mixins: [collectionMixin({ database: () => openDatabase(config), name: 'servers', indexes: serverIndexes })],
+
+    actions: {
+      /** Registers a server whose secrets are sealed already. CONFLICT when the name is taken. */
+      create: {
+        params: { id: 'string', input: 'object', secrets: 'object' },
+        async handler(this: any, ctx: Context<{ id: string; input: ServerInput; secrets: ServerRecord['secrets'] }>) {
+          const server = newServer(ctx.params.id, ctx.params.input, ctx.params.secrets, Date.now())
+          const inserted = await this.collection.insertNew([server])
+          if (inserted.size === 0) throw nameTaken(server.name)
+          ctx.broadcast('server.due', {})
+          return server
+        }
+      },
+
+      /** Changes fields; `secrets` replaces the given ones. STALE_REVISION when `revision` is given and is another one. */
+      update: {
+        params: { ...byId, input: 'object', secrets: 'object', revision: 'number|optional' },
+        async handler(this: any, ctx: Context<any>) {
+          const { id, input, secrets, revision } = ctx.params
+          const server = await this.change(id, (current: ServerRecord) => {
+            if (revision !== undefined && revision !== current.revision) throw staleRevision(current.revision)
+            return registry.updateServer(current, input, secrets, Date.now())
+          }).catch((error: IngestError) => {
+            throw error.type === 'CONFLICT' && input.name ? nameTaken(input.name) : error
+          })
+          ctx.broadcast('server.due', {})
+          return server
+        }
+      },
+
+      get: {
+        params: byId,
+        handler(this: any, ctx: Context<{ id: string }>) {
+          return this.require(ctx.params.id)
+        }
+      },
+
+      /** By id or by name. NOT_FOUND. */
+      resolve: {
+        params: { ref: 'string' },
+        async handler(this: any, ctx: Context<{ ref: string }>) {
+          const { ref } = ctx.params
+          const [server] = await this.collection.find({ $or: [{ _id: ref }, { name: ref }], deletedAt: null })
+          if (!server) throw new IngestError('NOT_FOUND', `there is no server ${ref}`)
+          return server
+        }
+      },
+
+      list: {
+        handler(this: any) {
+          return this.collection.find({ deletedAt: null }, { sort: { name: 1 } })
+        }
+      },
+
+      stats: {
+        async handler(this: any) {
+          const alive = { deletedAt: null }
+          const [total, failing, stopped, paused] = await Promise.all([
+            this.collection.count(alive),
+            this.collection.count({ ...alive, state: 'active', failures: { $gt: 0 } }),
+            this.collection.count({ ...alive, state: 'stopped' }),
+            this.collection.count({ ...alive, state: 'paused' })
+          ])
+          return { total, failing: failing + stopped, paused }
+        }
+      },
+
+      pause: {
+        params: byId,
+        handler(this: any, ctx: Context<{ id: string }>) {
+          return this.change(ctx.params.id, (server: ServerRecord) => registry.pause(server, Date.now()))
+        }
+      },
+
+      /** Also starts a stopped server again. */
+      resume: {
+        params: byId,
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          const server = await this.change(ctx.params.id, (current: ServerRecord) =>
+            registry.resume(current, Date.now())
+          )
+          ctx.broadcast('server.due', {})
+          ctx.emit('file.pending', { serverId: server._id })
+          return server
+        }
+      },
+
+      /** Due servers, claimed under a lease; each goes to one scanner. `WorkOrder[]`. */
+      claimDue: {
+        params: { limit: 'number' },
+        async handler(this: any, ctx: Context<{ limit: number }>) {
+          const now = Date.now()
+          const query = { state: 'active', nextScanAt: { $lte: now }, scanLeaseUntil: { $lte: now } }
+          const due: ServerRecord[] = await this.collection.find(query, {
+            sort: { nextScanAt: 1 },
+            limit: ctx.params.limit
+          })
+          const pairs = due
+            .filter((from) => registry.isScanDue(from, now))
+            .map((from) => ({ from, to: registry.claimScan(from, now, Math.random()) }))
+          const won: boolean[] = await this.collection.replaceEach(pairs)
+          return pairs.filter((_, index) => won[index]).map(({ to }) => workOrder(to))
+        }
+      },
+
+      /** Claims one server's scan now. null while it is being scanned already; CONFLICT unless it is active. */
+      claimScan: {
+        params: byId,
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          const now = Date.now()
+          const before: ServerRecord = await this.require(ctx.params.id)
+          if (before.state !== 'active') {
+            throw new IngestError('CONFLICT', `the server ${before.name} is ${before.state}; resume it first`)
+          }
+          const server = await mutate<ServerRecord>(this.collection, before._id, (current) =>
+            current.state === 'active' && current.scanLeaseUntil <= now
+              ? registry.claimScan(current, now, Math.random())
+              : null
+          )
+          return server ? workOrder(server) : null
+        }
+      },
+
+      /** Keeps a long scan's lease. LEASE_LOST when another scan has begun or the server was paused or removed. */
+      renewScan: {
+        params: { ...byId, scanEpoch: 'number' },
+        async handler(this: any, ctx: Context<{ id: string; scanEpoch: number }>) {
+          const { id, scanEpoch } = ctx.params
+          const kept = await mutate<ServerRecord>(this.collection, id, (server) =>
+            server.scanEpoch === scanEpoch && server.state === 'active'
+              ? { ...server, scanLeaseUntil: Date.now() + registry.SCAN_LEASE_MS }
+              : null
+          )
+          if (!kept) throw new IngestError('LEASE_LOST', 'the scan was taken over, or the server paused or removed')
+          return true
+        }
+      },
+
+      scanDone: {
+        params: { ...byId, scanEpoch: 'number', summary: 'object', problem: { type: 'object', nullable: true } },
+        async handler(this: any, ctx: Context<any>) {
+          const { id, scanEpoch, problem } = ctx.params
+          const summary: ScanSummary = ctx.params.summary
+          await mutate<ServerRecord>(this.collection, id, (server) =>
+            server.scanEpoch === scanEpoch ? registry.scanSucceeded(server, summary, problem, Date.now()) : null
+          )
+          ctx.broadcast('server.scanned', { serverId: id, scanEpoch, summary })
+        }
+      },
+
+      /** A connection or scan failed: back off, or stop the server where going on could lock the account out. */
+      failed: {
+        params: { ...byId, error: 'object', scanEpoch: 'number|optional' },
+        async handler(this: any, ctx: Context<{ id: string; error: RecordedError; scanEpoch?: number }>) {
+          const { id, error, scanEpoch } = ctx.params
+          const stop = blameOf(error) === 'stop'
+          await mutate<ServerRecord>(this.collection, id, (server) => {
+            if (scanEpoch !== undefined && server.scanEpoch !== scanEpoch) return null
+            return server.deletedAt ? null : registry.serverFailed(server, error, stop, Date.now())
+          })
+          if (stop) this.logger.error(`the server ${id} was stopped: ${error.message}`)
+          ctx.broadcast('server.scanned', { serverId: id, scanEpoch: scanEpoch ?? null, error })
+        }
+      },
+
+      /** Leases one of the server's connections. `{slotId, order}`, or `{slotId: null, reason}` when there is none now. */
+      takeSlot: {
+        params: { ...byId, kind: { type: 'enum', values: ['scan', 'transfer', 'test'] }, holder: 'string' },
+        async handler(this: any, ctx: Context<{ id: string; kind: Slot['kind']; holder: string }>) {
+          const { id, kind, holder } = ctx.params
+          const slot = { id: randomUUID(), holder, kind }
+          let reason = ''
+          const server = await mutate<ServerRecord>(this.collection, id, (current) => {
+            reason = registry.refusalOf(current, kind, Date.now())
+            if (reason) return kind === 'transfer' ? null : registry.wantSlot(current, Date.now())
+            return registry.takeSlot(current, slot, Date.now())
+          })
+          if (!server || reason) return { slotId: null, reason: reason || 'no such server' }
+          return { slotId: slot.id, order: workOrder(server) }
+        }
+      },
+
+      /** All slots of one worker in one call. `{lost, wanted}`: slots that are gone, and servers where somebody waits. */
+      renewSlots: {
+        params: { slots: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ slots: { serverId: string; slotId: string }[] }>) {
+          const lost: string[] = []
+          const wanted: string[] = []
+          for (const { serverId, slotId } of ctx.params.slots) {
+            const now = Date.now()
+            const server = await mutate<ServerRecord>(this.collection, serverId, (current) =>
+              registry.renewSlot(current, slotId, now)
+            )
+            if (!server) lost.push(slotId)
+            else if (server.slotWantedUntil > now) wanted.push(slotId)
+          }
+          return { lost, wanted }
+        }
+      },
+
+      releaseSlot: {
+        params: { ...byId, slotId: 'string' },
+        async handler(this: any, ctx: Context<{ id: string; slotId: string }>) {
+          await mutate<ServerRecord>(this.collection, ctx.params.id, (server) =>
+            registry.releaseSlot(server, ctx.params.slotId)
+          )
+        }
+      },
+
+      /** Pins the first key seen; answers the pinned one. */
+      pinHostKey: {
+        params: { ...byId, hostKey: 'string' },
+        async handler(this: any, ctx: Context<{ id: string; hostKey: string }>) {
+          const server = await this.change(ctx.params.id, (current: ServerRecord) =>
+            current.hostKey ? current : { ...current, hostKey: ctx.params.hostKey }
+          )
+          return server.hostKey
+        }
+      },
+
+      /** An operator approves a new or changed key; a server that was stopped by it starts again. */
+      approveHostKey: {
+        params: { ...byId, hostKey: 'string' },
+        handler(this: any, ctx: Context<{ id: string; hostKey: string }>) {
+          return this.change(ctx.params.id, (server: ServerRecord) =>
+            registry.resume({ ...server, hostKey: ctx.params.hostKey }, Date.now())
+          )
+        }
+      },
+
+      /** Removes a server: a tombstone first, so that what is in flight is fenced out, then its files. CONFLICT while files are in flight unless `force`. */
+      remove: {
+        params: { ...byId, force: 'boolean|optional', purge: 'boolean|optional' },
+        async handler(this: any, ctx: Context<{ id: string; force?: boolean; purge?: boolean }>) {
+          const { id, force, purge } = ctx.params
+          const server = await this.require(id)
+          const inFlight = force ? 0 : await ctx.call<number, { serverId: string }>('files.inFlight', { serverId: id })
+          if (inFlight > 0) {
+            const message = `${inFlight} files of ${server.name} are in flight; wait, pause the server, or use force=true`
+            throw new IngestError('CONFLICT', message)
+          }
+          await this.change(id, (current: ServerRecord) => registry.tombstone(current, Date.now()))
+          await ctx.call('files.abandon', { serverId: id, purge: purge ?? false }, { timeout: 0 })
+          return server
+        }
+      },
+
+      ping: {
+        async handler(this: any) {
+          await this.collection.ping()
+          return true
+        }
+      }
+    },
+
+    methods: {
+      async require(id: string): Promise<ServerRecord> {
+        const [server] = await this.collection.findByIds([id])
+        if (!server || server.deletedAt) throw new IngestError('NOT_FOUND', `there is no server ${id}`)
+        return server
+      },
+
+      async change(id: string, change: (server: ServerRecord) => ServerRecord): Promise<ServerRecord> {
+        const server = await mutate<ServerRecord>(this.collection, id, (current) =>
+          current.deletedAt ? null : change(current)
+        )
+        if (!server) throw new IngestError('NOT_FOUND', `there is no server ${id}`)
+        return server
+      }
+    }
+  } as ServiceSchema
+}
+
+function nameTaken(name: string): IngestError {
+  const data = { errors: [{ field: 'name', message: 'is taken by another server' }] }
+  return new IngestError('CONFLICT', `name: there is a server named ${name} already`, { data })
+}
+
+function staleRevision(revision: number): IngestError {
+  return new IngestError('STALE_REVISION', `the server was changed meanwhile; its ETag is now "${revision}"`)
+}

@@ -1,0 +1,314 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
+import type { Collection, Document, Index } from '../../drivers/db/collection.ts'
+
+export interface Thing extends Document {
+  status: string
+  size?: number
+  key?: string
+  readyAt?: number | null
+  tags?: string[]
+  detail?: Record<string, unknown>
+  blob?: string
+}
+
+export interface OpenedCollection {
+  collection: Collection<Thing>
+  close(): Promise<void>
+}
+
+export interface CollectionDriver {
+  /** Opens an empty collection of that name with a unique index on `key` (where it is a string) and one on `status`, `readyAt`. */
+  open(name: string): Promise<OpenedCollection>
+  stop(): Promise<void>
+}
+
+/** The index set that every driver's `open` makes. */
+export const thingIndexes: Index[] = [
+  { fields: { key: 1 }, unique: true, partial: { key: { $exists: true } } },
+  { fields: { status: 1, readyAt: 1 } }
+]
+
+function thing(id: number | string, more: Partial<Thing> = {}): Thing {
+  return { _id: String(id), revision: 0, status: 'new', ...more }
+}
+
+function ids(things: Thing[]): string[] {
+  return things.map(({ _id }) => _id)
+}
+
+/** What every driver of `Collection` keeps. */
+export function collectionContract(name: string, start: () => Promise<CollectionDriver>): void {
+  describe(`${name} as a collection`, () => {
+    let driver: CollectionDriver
+    let opened: OpenedCollection
+    let things: Collection<Thing>
+    let count = 0
+
+    beforeAll(async () => {
+      driver = await start()
+    }, 120_000)
+    afterAll(async () => {
+      await driver?.stop()
+    })
+    beforeEach(async () => {
+      opened = await driver.open(`things${count++}`)
+      things = opened.collection
+    })
+    afterEach(async () => {
+      await opened.close()
+    })
+
+    async function put(...documents: Thing[]): Promise<void> {
+      expect((await things.insertNew(documents)).size).toBe(documents.length)
+    }
+
+    describe('insertNew', () => {
+      test('answers the ids that were not there yet', async () => {
+        expect(await things.insertNew([thing(1), thing(2)])).toEqual(new Set(['1', '2']))
+        expect(await things.insertNew([thing(2), thing(3)])).toEqual(new Set(['3']))
+        expect(await things.insertNew([thing(1), thing(2)])).toEqual(new Set())
+        expect(await things.insertNew([])).toEqual(new Set())
+      })
+
+      test('leaves a document that is there as it was', async () => {
+        await put(thing(1, { status: 'stored' }))
+        await things.insertNew([thing(1, { status: 'new' })])
+        expect(await things.findByIds(['1'])).toEqual([thing(1, { status: 'stored' })])
+      })
+
+      test('takes the first of two documents with one id', async () => {
+        expect(await things.insertNew([thing(1, { size: 1 }), thing(1, { size: 2 })])).toEqual(new Set(['1']))
+        expect(await things.findByIds(['1'])).toEqual([thing(1, { size: 1 })])
+      })
+
+      test('does not insert a document whose other unique key is taken', async () => {
+        expect(
+          await things.insertNew([thing(1, { key: 'a' }), thing(2, { key: 'a' }), thing(3, { key: 'b' })])
+        ).toEqual(new Set(['1', '3']))
+        expect(await things.count({})).toBe(2)
+      })
+
+      test('lets any number of documents lack the unique key', async () => {
+        expect((await things.insertNew([thing(1), thing(2), thing(3)])).size).toBe(3)
+      })
+
+      test('inserts each of 300 documents exactly once when 10 callers offer all of them', async () => {
+        const documents = Array.from({ length: 300 }, (_, i) => thing(i))
+        const answers = await Promise.all(Array.from({ length: 10 }, () => things.insertNew(documents)))
+        expect(answers.reduce((sum, { size }) => sum + size, 0)).toBe(300)
+        expect(new Set(answers.flatMap((answer) => [...answer])).size).toBe(300)
+        expect(await things.count({})).toBe(300)
+      }, 60_000)
+    })
+
+    describe('replaceEach', () => {
+      test('writes where the revision still holds, and counts it up', async () => {
+        const before = thing(1, { size: 5, tags: ['a'] })
+        await put(before)
+        expect(await things.replaceEach([{ from: before, to: { ...before, status: 'claimed' } }])).toEqual([true])
+        expect(await things.findByIds(['1'])).toEqual([{ ...before, status: 'claimed', revision: 1 }])
+      })
+
+      test('refuses a stale `from`, whatever it would write', async () => {
+        const before = thing(1)
+        await put(before)
+        await things.replaceEach([{ from: before, to: { ...before, status: 'claimed' } }])
+        expect(await things.replaceEach([{ from: before, to: { ...before, status: 'stolen' } }])).toEqual([false])
+        expect(await things.replaceEach([{ from: before, to: before }])).toEqual([false])
+        expect((await things.findByIds(['1']))[0]).toMatchObject({ status: 'claimed', revision: 1 })
+      })
+
+      test('answers for each pair by itself', async () => {
+        const [first, second, third] = [thing(1), thing(2), thing(3)]
+        await put(first, third)
+        await things.replaceEach([{ from: third, to: { ...third, status: 'gone on' } }])
+        const to = [first, second, third].map((from) => ({ from, to: { ...from, status: 'claimed' } }))
+        expect(await things.replaceEach(to)).toEqual([true, false, false])
+        expect(await things.count({})).toBe(2)
+        expect(await things.replaceEach([])).toEqual([])
+      })
+
+      test('keeps what others wrote into fields that this caller did not change', async () => {
+        const before = thing(1, { size: 1 })
+        await put(before)
+        await things.replaceEach([{ from: before, to: { ...before, size: 2 } }])
+        const partly = { ...before, revision: 1 }
+        await things.replaceEach([{ from: partly, to: { ...partly, status: 'claimed' } }])
+        expect(await things.findByIds(['1'])).toEqual([thing(1, { size: 2, status: 'claimed', revision: 2 })])
+      })
+
+      test('removes a field that `to` lacks or has undefined', async () => {
+        const before = thing(1, { size: 1, tags: ['a'] })
+        await put(before)
+        const { size: _size, ...to } = { ...before, tags: undefined }
+        expect(await things.replaceEach([{ from: before, to }])).toEqual([true])
+        const [after] = await things.findByIds(['1'])
+        expect(Object.keys(after!).sort()).toEqual(['_id', 'revision', 'status'])
+        expect(await things.count({ size: { $exists: true } })).toBe(0)
+      })
+
+      test('throws CONFLICT when another unique key is taken, and leaves the document as it was', async () => {
+        const [first, second] = [thing(1, { key: 'a' }), thing(2, { key: 'b' })]
+        await put(first, second)
+        await expect(things.replaceEach([{ from: second, to: { ...second, key: 'a' } }])).rejects.toMatchObject({
+          type: 'CONFLICT'
+        })
+        expect(await things.findByIds(['2'])).toEqual([second])
+        expect(await things.replaceEach([{ from: second, to: { ...second, key: 'c' } }])).toEqual([true])
+      })
+
+      test('is not changed by what the caller does to its objects afterwards', async () => {
+        const before = thing(1)
+        await put(before)
+        const detail: Record<string, unknown> = { part: 1 }
+        await things.replaceEach([{ from: before, to: { ...before, detail } }])
+        detail.part = 2
+        const [read] = await things.findByIds(['1'])
+        expect(read!.detail).toEqual({ part: 1 })
+        read!.detail!.part = 3
+        expect((await things.findByIds(['1']))[0]!.detail).toEqual({ part: 1 })
+      })
+
+      test('gives each of 400 documents to exactly one of 50 claimers', async () => {
+        await put(...Array.from({ length: 400 }, (_, i) => thing(i, { readyAt: i })))
+        const won = new Map<string, string>()
+        let tries = 0
+        async function claim(claimer: string): Promise<void> {
+          for (;;) {
+            const free = await things.find(
+              { status: 'new', readyAt: { $lte: 400 } },
+              { sort: { readyAt: 1 }, limit: 20 }
+            )
+            if (free.length === 0) return
+            tries += free.length
+            const results = await things.replaceEach(
+              free.map((from) => ({ from, to: { ...from, status: 'claimed', key: `${from._id} ${claimer}` } }))
+            )
+            free.forEach(({ _id }, i) => {
+              if (!results[i]) return
+              expect(won.has(_id)).toBe(false)
+              won.set(_id, `${_id} ${claimer}`)
+            })
+          }
+        }
+        await Promise.all(Array.from({ length: 50 }, (_, i) => claim(`claimer ${i}`)))
+        expect(won.size).toBe(400)
+        expect(tries).toBeGreaterThan(400)
+        const stored = await things.find({})
+        expect(new Map(stored.map(({ _id, key }) => [_id, key]))).toEqual(won)
+        expect(stored.every(({ revision }) => revision === 1)).toBe(true)
+      }, 120_000)
+    })
+
+    describe('find', () => {
+      beforeEach(async () => {
+        await put(
+          thing('a', { size: 3, status: 'new', readyAt: 10, tags: ['x', 'y'] }),
+          thing('b', { size: 1, status: 'claimed', readyAt: 20, detail: { worker: 'w1' } }),
+          thing('c', { size: 2, status: 'new', readyAt: null }),
+          thing('d', { size: 2, status: 'stored' })
+        )
+      })
+
+      test('sorts by several fields, in either direction', async () => {
+        expect(ids(await things.find({}, { sort: { size: 1, _id: 1 } }))).toEqual(['b', 'c', 'd', 'a'])
+        expect(ids(await things.find({}, { sort: { size: -1, _id: -1 } }))).toEqual(['a', 'd', 'c', 'b'])
+      })
+
+      test('limits after sorting', async () => {
+        expect(ids(await things.find({}, { sort: { size: -1, _id: 1 }, limit: 2 }))).toEqual(['a', 'c'])
+      })
+
+      test('leaves fields out', async () => {
+        expect(await things.find({ _id: 'b' }, { omit: ['detail', 'size'] })).toEqual([
+          thing('b', { status: 'claimed', readyAt: 20 })
+        ])
+      })
+
+      test('understands the operators that both databases share', async () => {
+        async function found(query: Record<string, unknown>): Promise<string> {
+          return ids(await things.find(query, { sort: { _id: 1 } })).join('')
+        }
+        expect(await found({ status: { $in: ['new', 'stored'] } })).toBe('acd')
+        expect(await found({ status: { $in: [] } })).toBe('')
+        expect(await found({ status: { $ne: 'new' } })).toBe('bd')
+        expect(await found({ readyAt: { $ne: 10 } })).toBe('bcd')
+        expect(await found({ status: 'new', size: 2 })).toBe('c')
+        expect(await found({ size: { $gt: 1, $lt: 3 } })).toBe('cd')
+        expect(await found({ size: { $gte: 2 } })).toBe('acd')
+        expect(await found({ tags: 'y' })).toBe('a')
+        expect(await found({ 'detail.worker': 'w1' })).toBe('b')
+        expect(await found({ detail: { $exists: true } })).toBe('b')
+        expect(await found({ readyAt: { $exists: false } })).toBe('d')
+        expect(await found({ $or: [{ size: 1 }, { status: 'stored' }] })).toBe('bd')
+        expect(await found({ size: 2, $or: [{ size: 1 }, { status: 'stored' }] })).toBe('d')
+        expect(await found({ $and: [{ size: 2 }, { status: 'new' }] })).toBe('c')
+      })
+
+      test('matches neither null nor a missing field by an order', async () => {
+        expect(ids(await things.find({ readyAt: { $lte: 15 } }))).toEqual(['a'])
+      })
+
+      test('finds by ids, each once, and leaves out those that are not there', async () => {
+        expect(ids(await things.findByIds(['b', 'none', 'a', 'b'])).sort()).toEqual(['a', 'b'])
+        expect(await things.findByIds([])).toEqual([])
+      })
+
+      test('counts', async () => {
+        expect(await things.count({})).toBe(4)
+        expect(await things.count({ status: 'new' })).toBe(2)
+      })
+
+      test('totals counts and sizes by status', async () => {
+        expect(await things.totals({})).toEqual({
+          new: { count: 2, bytes: 5 },
+          claimed: { count: 1, bytes: 1 },
+          stored: { count: 1, bytes: 2 }
+        })
+        expect(await things.totals({ size: { $gte: 3 } })).toEqual({ new: { count: 1, bytes: 3 } })
+        expect(await things.totals({ status: 'none' })).toEqual({})
+      })
+
+      test('removes by ids and answers how many there were', async () => {
+        expect(await things.removeByIds(['a', 'none', 'b'])).toBe(2)
+        expect(await things.removeByIds(['a'])).toBe(0)
+        expect(await things.count({})).toBe(2)
+      })
+    })
+
+    test('a thousand ids and more are found and removed', async () => {
+      await put(...Array.from({ length: 1200 }, (_, i) => thing(i)))
+      const all = Array.from({ length: 1300 }, (_, i) => String(i))
+      expect((await things.findByIds(all)).length).toBe(1200)
+      expect(await things.removeByIds(all)).toBe(1200)
+    }, 60_000)
+
+    test.each([
+      'a.b/c.d.txt',
+      '$where',
+      'line one\nline two\r\n\ttab',
+      `'single' "double" \`back\` \\ backslash`,
+      'naïve 文件 🚢',
+      'e\u0301 is not \u00e9',
+      'nul \u0000 and \u2028 separator',
+      ''
+    ])('a value stays what it is: %j', async (value) => {
+      const before = thing(`id ${value}`, { key: `key ${value}`, blob: value, tags: [value], detail: { value } })
+      await put(before)
+      const to = { ...before, blob: `${value}!`, detail: { value: [value, null, 1.5, true, 2 ** 52] } }
+      expect(await things.replaceEach([{ from: before, to }])).toEqual([true])
+      expect(await things.findByIds([before._id])).toEqual([{ ...to, revision: 1 }])
+      expect(await things.count({ blob: `${value}!` })).toBe(1)
+      expect(await things.count({ tags: value })).toBe(1)
+    })
+
+    test('empty objects and arrays stay', async () => {
+      await put(thing(1, { detail: {}, tags: [] }))
+      expect(await things.findByIds(['1'])).toEqual([thing(1, { detail: {}, tags: [] })])
+    })
+
+    test('ping resolves', async () => {
+      await things.ping()
+    })
+  })
+}

@@ -1,0 +1,97 @@
+import { realpath, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterEach, describe, expect, test } from '@jest/globals'
+import ssh2 from 'ssh2'
+import { connectSftp } from '../../drivers/sftp/connection.ts'
+import type { ConnectOptions, SftpTarget } from '../../drivers/sftp/sftp.ts'
+import { type Sshd, type SshdOptions, startSshd } from '../support/openssh.ts'
+import { startProxy } from '../support/proxy.ts'
+import { sftpContract } from './sftp.contract.ts'
+
+const options: ConnectOptions = { verifyHostKey: async () => {}, resolveAddress: async (host) => host }
+
+const targetOf = (sshd: Sshd): SftpTarget => ({
+  host: sshd.host,
+  port: sshd.port,
+  username: sshd.username,
+  privateKey: sshd.privateKey
+})
+
+sftpContract('OpenSSH', async () => {
+  const sshd = await startSshd()
+  const target = targetOf(sshd)
+  const localRoot = await realpath(sshd.root)
+  return {
+    target,
+    wrongTarget: { ...target, privateKey: ssh2.utils.generateKeyPairSync('ed25519').private },
+    hostKey: sshd.hostKey,
+    localRoot,
+    remoteRoot: localRoot,
+    stop: sshd.stop
+  }
+})
+
+describe('OpenSSH with limits', () => {
+  let sshd: Sshd | null = null
+  const start = async (more: SshdOptions) => {
+    sshd = await startSshd(more)
+    return sshd
+  }
+  afterEach(async () => {
+    await sshd?.stop()
+    sshd = null
+  })
+
+  test('learns how many channels may be open and goes on with those', async () => {
+    const { root } = await start({ maxSessions: 2 })
+    await writeFile(join(root, 'file'), 'hello')
+    const sftp = await connectSftp(targetOf(sshd!), options)
+    const files = await Promise.all([1, 2, 3, 4].map((channel) => sftp.open(join(root, 'file'), { channel })))
+    expect(sftp.maxChannels).toBe(2)
+    for (const file of files) {
+      expect((await file.readSmall(5)).toString()).toBe('hello')
+      await file.close()
+    }
+    await sftp.close()
+  })
+
+  test('reports a server that opens no session at all', async () => {
+    await start({ maxSessions: 0 })
+    await expect(connectSftp(targetOf(sshd!), options)).rejects.toMatchObject({ type: 'SFTP_TOO_MANY_SESSIONS' })
+  })
+
+  test('reads through changes of the session keys and verifies the host once', async () => {
+    const { root } = await start({ extraConfig: ['RekeyLimit 1M'] })
+    const content = Buffer.alloc(16 * 1024 * 1024, 'longshore')
+    await writeFile(join(root, 'file'), content)
+    let verified = 0
+    const verifyHostKey = async () => {
+      verified++
+    }
+    const sftp = await connectSftp(targetOf(sshd!), { ...options, verifyHostKey })
+    const file = await sftp.open(join(root, 'file'), { channel: 1 })
+    expect((await file.readSmall(content.length)).equals(content)).toBe(true)
+    expect(verified).toBe(1)
+    await file.close()
+    await sftp.close()
+  })
+
+  test('measures the latency of a distant server', async () => {
+    await start({})
+    const proxy = await startProxy({ target: { host: '127.0.0.1', port: sshd!.port }, delayMs: 60 })
+    const sftp = await connectSftp({ ...targetOf(sshd!), port: proxy.port }, options)
+    expect(sftp.latencyMs).toBeGreaterThanOrEqual(60)
+    expect(sftp.latencyMs).toBeLessThan(1000)
+    await sftp.close()
+    await proxy.close()
+  })
+
+  test('shows a wrong key to the server once', async () => {
+    await start({})
+    const privateKey = ssh2.utils.generateKeyPairSync('ed25519').private
+    await expect(connectSftp({ ...targetOf(sshd!), privateKey }, options)).rejects.toMatchObject({
+      type: 'SFTP_AUTH_FAILED'
+    })
+    expect(sshd!.log().match(/Failed publickey/g)).toHaveLength(1)
+  })
+})

@@ -1,0 +1,135 @@
+/** Debian's OpenSSH server as a process of the tests: own port, own keys, key login of the current user. */
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { userInfo } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import ssh2 from 'ssh2'
+import { freePort, onPath, startProcess, temporaryFolder } from './process.ts'
+
+export interface SshdOptions {
+  /** Where sessions start; a new temporary folder when absent. */
+  root?: string
+  maxSessions?: number
+  /** As sshd_config has it, for example "1:100:1". */
+  maxStartups?: string
+  /** More lines for its configuration, for example "RekeyLimit 1M". */
+  extraConfig?: string[]
+  /** Keeps an earlier server's port, to come back in its place. */
+  port?: number
+}
+
+export interface Sshd {
+  host: '127.0.0.1'
+  port: number
+  username: string
+  privateKey: string
+  /** "SHA256:…" */
+  hostKey: string
+  root: string
+  pid: number
+  /** What it logged so far. */
+  log(): string
+  /** Ends the listener and every session. */
+  stop(): Promise<void>
+}
+
+export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
+  const sshd = await onPath('sshd')
+  if (!sshd)
+    throw new Error('sshd is missing: install the Debian package openssh-server (apt-get install openssh-server)')
+
+  const folder = await temporaryFolder('sshd')
+  const ownRoot = options.root === undefined ? await temporaryFolder('sftp-root') : null
+  const root = options.root ?? ownRoot!.path
+  const at = (name: string) => join(folder.path, name)
+  const remove = async () => {
+    await folder.remove()
+    await ownRoot?.remove()
+  }
+
+  try {
+    // sshd insists on this folder, which Debian makes at boot only.
+    if (process.getuid?.() === 0) await promisify(execFile)('mkdir', ['-p', '-m', '0755', '/run/sshd'])
+    const host = ssh2.utils.generateKeyPairSync('ed25519')
+    const user = ssh2.utils.generateKeyPairSync('ed25519')
+    await writeFile(at('host_key'), host.private, { mode: 0o600 })
+    await writeFile(at('authorized_keys'), `${user.public}\n`, { mode: 0o600 })
+    const port = options.port ?? (await freePort())
+    await writeFile(at('sshd_config'), `${configuration({ ...options, port, root, at }).join('\n')}\n`)
+
+    const running = await startProcess(sshd, ['-D', '-e', '-f', at('sshd_config')], { ready: /Server listening on/ })
+    return {
+      host: '127.0.0.1',
+      port,
+      username: userInfo().username,
+      privateKey: user.private,
+      hostKey: fingerprint(await readFile(at('host_key'), 'utf8')),
+      root,
+      pid: running.pid,
+      log: () => running.output(),
+      stop: async () => {
+        const sessions = await descendants(running.pid)
+        await running.stop()
+        for (const pid of sessions) end(pid)
+        await remove()
+      }
+    }
+  } catch (error) {
+    await remove()
+    throw error
+  }
+}
+
+function configuration(options: SshdOptions & { port: number; root: string; at(name: string): string }): string[] {
+  return [
+    `Port ${options.port}`,
+    'ListenAddress 127.0.0.1',
+    `HostKey ${options.at('host_key')}`,
+    `AuthorizedKeysFile ${options.at('authorized_keys')}`,
+    `PidFile ${options.at('pid')}`,
+    'StrictModes no',
+    'UsePAM no',
+    'PasswordAuthentication no',
+    'KbdInteractiveAuthentication no',
+    'PermitRootLogin yes',
+    'LogLevel VERBOSE',
+    'UseDNS no',
+    `MaxSessions ${options.maxSessions ?? 10}`,
+    `MaxStartups ${options.maxStartups ?? '100'}`,
+    `Subsystem sftp internal-sftp -d ${options.root}`,
+    ...(options.extraConfig ?? [])
+  ]
+}
+
+function fingerprint(privateKey: string): string {
+  const key = ssh2.utils.parseKey(privateKey)
+  if (key instanceof Error) throw key
+  return `SHA256:${createHash('sha256').update(key.getPublicSSH()).digest('base64').replace(/=+$/, '')}`
+}
+
+/** sshd's sessions are in process groups of their own and outlive the listener. */
+async function descendants(pid: number): Promise<number[]> {
+  const found: number[] = []
+  const parents = new Map<number, number>()
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '')
+    parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]))
+  }
+  for (const child of parents.keys()) {
+    for (let at: number | undefined = parents.get(child); at; at = parents.get(at)) {
+      if (at === pid) found.push(child)
+    }
+  }
+  return found
+}
+
+function end(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // Gone by itself meanwhile.
+  }
+}

@@ -1,0 +1,185 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { access, constants, mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { homedir, tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { promisify } from 'node:util'
+
+export interface RunningProcess {
+  readonly pid: number
+  /** Everything that it wrote so far, both streams together; the last 256 KiB of it. */
+  output(): string
+  /** Ends it by its pid and waits until it is gone: `signal` first, SIGKILL when it is still there after 10 s. Idempotent. */
+  stop(signal?: NodeJS.Signals): Promise<void>
+  readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
+}
+
+export interface StartOptions {
+  /** Added to this process's environment. */
+  env?: Record<string, string>
+  cwd?: string
+  /** A line of its output, or a question asked every 50 ms, that says it may be used. */
+  ready?: RegExp | (() => Promise<boolean>)
+  timeoutMs?: number
+}
+
+const running = new Set<ChildProcess>()
+// The last resort when a test run dies half way: a server that outlives it would keep its port and its memory.
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
+/** Starts a program and waits until it is ready; rejects with what it wrote when it ends or stays silent instead. */
+export async function startProcess(
+  command: string,
+  args: string[],
+  options: StartOptions = {}
+): Promise<RunningProcess> {
+  const child = spawn(command, args, {
+    cwd: options.cwd,
+    env: { ...process.env, ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe']
+  })
+  running.add(child)
+  let output = ''
+  let onOutput: () => void = () => {}
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output = (output + text).slice(-256 * 1024)
+      onOutput()
+    })
+  }
+  let ended = false
+  const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+    const end = (code: number | null, signal: NodeJS.Signals | null) => {
+      ended = true
+      running.delete(child)
+      resolve({ code, signal })
+      onOutput()
+    }
+    child.once('exit', end)
+    child.once('error', (error) => {
+      output += `${error.message}\n`
+      if (child.pid === undefined) end(null, null)
+    })
+  })
+  const started: RunningProcess = {
+    pid: child.pid ?? -1,
+    output: () => output,
+    exited,
+    async stop(signal = 'SIGTERM') {
+      if (ended) return
+      child.kill(signal)
+      const deadline = setTimeout(() => child.kill('SIGKILL'), 10_000)
+      await exited
+      clearTimeout(deadline)
+    }
+  }
+
+  const timeoutMs = options.timeoutMs ?? 30_000
+  const giveUpAt = Date.now() + timeoutMs
+  const { ready } = options
+  const failure = () => new Error(`${command} ${ended ? 'ended' : `not ready in ${timeoutMs} ms`}:\n${output}`)
+  if (ready instanceof RegExp) {
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs)
+      onOutput = () => {
+        if (!ended && !ready.test(output)) return
+        clearTimeout(timer)
+        resolve()
+      }
+      onOutput()
+    })
+    onOutput = () => {}
+    if (ended || !ready.test(output)) await failed()
+  } else if (ready) {
+    while (!ended && !(await ready().catch(() => false))) {
+      if (Date.now() > giveUpAt) await failed()
+      await delay(50)
+    }
+    if (ended) await failed()
+  } else if (child.pid === undefined) {
+    await exited
+    await failed()
+  }
+  return started
+
+  async function failed(): Promise<never> {
+    const error = failure()
+    await started.stop('SIGKILL')
+    throw error
+  }
+}
+
+const lastPorts = new Set<number>()
+
+/** A loopback port that nothing listens on and that this process has not handed out yet. */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = await new Promise<number>((resolve, reject) => {
+      const server = createServer().once('error', reject)
+      server.listen(0, '127.0.0.1', () => {
+        const address = server.address() as { port: number }
+        server.close(() => resolve(address.port))
+      })
+    })
+    if (lastPorts.has(port)) continue
+    lastPorts.add(port)
+    return port
+  }
+}
+
+/** A new empty folder and the way to be rid of it. */
+export async function temporaryFolder(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
+  const path = await mkdtemp(join(tmpdir(), `longshore-${prefix}-`))
+  return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) }
+}
+
+/** Where built programs are kept from one run to the next. */
+export function cacheFolder(): string {
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'longshore')
+}
+
+/** The path of a program on PATH, or null. */
+export async function onPath(name: string): Promise<string | null> {
+  const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin']
+  for (const folder of folders) {
+    if (folder && (await isProgram(join(folder, name)))) return join(folder, name)
+  }
+  return null
+}
+
+/**
+ * A Go program: named by `<NAME>_BIN` in the environment, on PATH, built earlier, or built now (minutes) with `go`
+ * from `moduleAtVersion` (`module/path@version`). Rejects where there is no `go` either.
+ */
+export async function goBinary(name: string, moduleAtVersion: string): Promise<string> {
+  const named = process.env[`${name.toUpperCase()}_BIN`]
+  if (named) return named
+  const installed = await onPath(name)
+  if (installed) return installed
+  const folder = join(cacheFolder(), 'bin')
+  const cached = join(folder, name)
+  if (await isProgram(cached)) return cached
+  // Built aside and renamed, so that two runs at once never see half a program.
+  const building = join(folder, `.${name}-${process.pid}`)
+  await mkdir(building, { recursive: true })
+  try {
+    await promisify(execFile)('go', ['install', moduleAtVersion], {
+      env: { ...process.env, GOBIN: building, CGO_ENABLED: '0' },
+      maxBuffer: 64 * 1024 * 1024
+    })
+    await rename(join(building, name), cached)
+  } finally {
+    await rm(building, { recursive: true, force: true })
+  }
+  return cached
+}
+
+async function isProgram(path: string): Promise<boolean> {
+  return access(path, constants.X_OK).then(
+    () => true,
+    () => false
+  )
+}

@@ -1,0 +1,38 @@
+/** From a server's record, with its sealed secrets, to a connection. Plaintext secrets exist only in here and below. */
+import { IngestError } from '../domain/errors.ts'
+import type { SealedSecret } from '../domain/sealed.ts'
+import type { SecretField, ServerAddress } from '../domain/server.ts'
+import { unseal } from '../drivers/secrets.ts'
+import { connectSftp } from '../drivers/sftp/connection.ts'
+import type { Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
+
+/** What `servers` hands to a worker: it may cross the network, because its secrets are sealed. */
+export interface ServerTarget extends ServerAddress {
+  id: string
+  secrets: Partial<Record<SecretField, SealedSecret>>
+}
+
+export interface Connector {
+  encryptionKey: Buffer
+  resolveAddress(host: string): Promise<string>
+  /** Pins the key where none is pinned yet; answers the pinned one. */
+  pinHostKey(serverId: string, fingerprint: string): Promise<string>
+}
+
+/** Connects and authenticates, after the host key was found right. Rejects with SFTP_*, ADDRESS_DENIED, SECRET_UNREADABLE. */
+export async function connectToServer(connector: Connector, server: ServerTarget, signal?: AbortSignal): Promise<Sftp> {
+  const target: SftpTarget = { host: server.host, port: server.port, username: server.username }
+  for (const [field, sealed] of Object.entries(server.secrets)) {
+    if (sealed) target[field as SecretField] = unseal(connector.encryptionKey, sealed, `${server.id}:${field}`)
+  }
+  return connectSftp(target, {
+    signal,
+    resolveAddress: connector.resolveAddress,
+    async verifyHostKey(fingerprint) {
+      const pinned = server.hostKey ?? (await connector.pinHostKey(server.id, fingerprint))
+      if (pinned === fingerprint) return
+      const message = `the host key of ${server.host}:${server.port} is ${fingerprint}, not the pinned ${pinned}; if the partner changed it, approve the new one`
+      throw new IngestError('SFTP_HOST_KEY_MISMATCH', message, { data: { seen: fingerprint, pinned } })
+    }
+  })
+}

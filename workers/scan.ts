@@ -1,0 +1,189 @@
+/**
+ * One listing of one server: page by page, never a whole folder in memory. Says nothing about what is missing in a
+ * folder that it could not list to its end: only a complete listing may call a file vanished.
+ */
+import { createHash } from 'node:crypto'
+import { IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
+import type { Sighting } from '../domain/file.ts'
+import { createFilter, OWN_PREFIX } from '../domain/filter.ts'
+import type { ScanSummary, ServerPolicy } from '../domain/server.ts'
+import type { Entry, Sftp } from '../drivers/sftp/sftp.ts'
+
+export interface RegisterCounts {
+  new: number
+  settling: number
+  pending: number
+  skipped: number
+}
+
+export interface ScanPorts {
+  register(sightings: Sighting[]): Promise<RegisterCounts>
+  /** Unstored records of the server in pages, ordered by id, after the given one. */
+  unstored(after: string): Promise<{ id: string; path: string }[]>
+  vanished(ids: string[]): Promise<void>
+  now(): number
+  signal: AbortSignal
+}
+
+export interface ScanResult {
+  summary: ScanSummary
+  /** A root or folder that could not be listed; the others were. */
+  problem: RecordedError | null
+  quarantined: { folder: string; reason: string }[]
+}
+
+/** Messages between services stay below NATS's 1 MiB: batches are cut by bytes, and by count for the database's sake. */
+const BATCH_BYTES = 512 * 1024
+const BATCH_FILES = 500
+const SIGHTING_OVERHEAD_BYTES = 120
+
+/** 52 bits of a path's hash: what was seen is remembered without its name. */
+function fingerprint(path: string): number {
+  return createHash('sha1').update(path).digest().readUIntBE(0, 6)
+}
+
+export async function scanServer(sftp: Sftp, policy: ServerPolicy, ports: ScanPorts): Promise<ScanResult> {
+  const scan = new Scan(sftp, policy, ports)
+  return scan.run()
+}
+
+class Scan {
+  readonly #sftp: Sftp
+  readonly #policy: ServerPolicy
+  readonly #ports: ScanPorts
+  readonly #filter: ReturnType<typeof createFilter>
+  readonly #seen = new Set<number>()
+  readonly #foldersSeen = new Set<string>()
+  readonly #counts = { listed: 0, new: 0, settling: 0, pending: 0, skipped: 0, quarantined: 0 }
+  readonly #quarantined: ScanResult['quarantined'] = []
+  #batch: Sighting[] = []
+  #batchBytes = 0
+  #problem: unknown = null
+
+  constructor(sftp: Sftp, policy: ServerPolicy, ports: ScanPorts) {
+    this.#sftp = sftp
+    this.#policy = policy
+    this.#ports = ports
+    this.#filter = createFilter(policy)
+  }
+
+  async run(): Promise<ScanResult> {
+    const startedAt = this.#ports.now()
+    let listedRoots = 0
+    for (const root of this.#policy.roots) {
+      try {
+        await this.#folder(await this.#sftp.realpath(root), '', 0)
+        listedRoots++
+      } catch (error) {
+        this.#passOver(error, `the root ${root} cannot be listed`)
+      }
+    }
+    if (listedRoots === 0 && this.#problem) throw this.#problem
+    await this.#flush()
+    const complete = this.#problem === null
+    if (complete) await this.#markVanished()
+    const summary = { ...this.#counts, startedAt, durationMs: this.#ports.now() - startedAt, complete }
+    const problem = this.#problem === null ? null : recordedError(this.#problem, this.#ports.now())
+    return { summary, problem, quarantined: this.#quarantined }
+  }
+
+  /** A folder that cannot be read is reported and passed over; a lost connection ends the scan. */
+  #passOver(error: unknown, what: string): void {
+    this.#ports.signal.throwIfAborted()
+    const type = (error as { type?: string }).type ?? ''
+    if (!['SFTP_NO_SUCH_PATH', 'SFTP_PERMISSION_DENIED', 'SFTP_FAILURE'].includes(type)) throw error
+    this.#problem ??= new IngestError('ROOT_UNREADABLE', `${what}: ${(error as Error).message}`, { cause: error })
+  }
+
+  async #folder(path: string, relative: string, depth: number): Promise<void> {
+    // A folder that is reached twice (by a link, or roots inside each other) is listed once: so no loop is endless.
+    if (this.#foldersSeen.has(path)) return
+    this.#foldersSeen.add(path)
+    const below: string[] = []
+    for await (const page of this.#sftp.list(path)) {
+      this.#ports.signal.throwIfAborted()
+      for (const entry of page) await this.#entry(entry, path, relative, below)
+    }
+    if (!this.#policy.recursive || depth >= this.#policy.maxDepth) return
+    for (const name of below) {
+      const child = join(path, name)
+      try {
+        await this.#folder(child, join(relative, name), depth + 1)
+      } catch (error) {
+        this.#passOver(error, `the folder ${child} cannot be listed`)
+      }
+    }
+  }
+
+  async #entry(entry: Entry, folder: string, relative: string, below: string[]): Promise<void> {
+    if (entry.badName !== null) {
+      this.#counts.quarantined++
+      if (this.#quarantined.length < 100) this.#quarantined.push({ folder, reason: entry.badName })
+      return
+    }
+    const path = join(folder, entry.name)
+    let seen: Pick<Entry, 'kind' | 'sizeBytes' | 'mtimeSeconds'> = entry
+    if (entry.kind === 'symlink' && this.#policy.symlinks === 'follow') {
+      seen = await this.#sftp.stat(path).catch(() => entry)
+      if (seen.kind === 'folder' && (await this.#leadsOutside(path))) return
+    }
+    if (seen.kind === 'folder' && !entry.name.startsWith(OWN_PREFIX)) below.push(entry.name)
+    if (seen.kind === 'file') await this.#file(path, join(relative, entry.name), seen.sizeBytes, seen.mtimeSeconds)
+  }
+
+  /** Links are followed as far as the roots reach. A followed folder is known by its real path, so that a loop ends. */
+  async #leadsOutside(path: string): Promise<boolean> {
+    const real = await this.#sftp.realpath(path).catch(() => null)
+    if (real === null || this.#foldersSeen.has(real)) return true
+    return !this.#policy.roots.some((root) => root === '/' || real === root || real.startsWith(`${root}/`))
+  }
+
+  async #file(path: string, relative: string, size: number, mtimeSeconds: number): Promise<void> {
+    this.#counts.listed++
+    const verdict = this.#filter.file(relative, size)
+    if (verdict.kind === 'ignored') return
+    this.#seen.add(fingerprint(path))
+    const skip = verdict.kind === 'skipped' ? verdict.reason : null
+    this.#batch.push({ path, size, mtime: mtimeSeconds * 1000, skip })
+    this.#batchBytes += Buffer.byteLength(path) * 2 + SIGHTING_OVERHEAD_BYTES
+    if (this.#batch.length >= BATCH_FILES || this.#batchBytes >= BATCH_BYTES) await this.#flush()
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#batch.length === 0) return
+    const batch = this.#batch
+    this.#batch = []
+    this.#batchBytes = 0
+    const counts = await this.#ports.register(batch)
+    for (const name of ['new', 'settling', 'pending', 'skipped'] as const) this.#counts[name] += counts[name]
+  }
+
+  /** What is recorded but was not listed is looked at by itself before it is called vanished. */
+  async #markVanished(): Promise<void> {
+    for (let after = ''; ; ) {
+      const page = await this.#ports.unstored(after)
+      const gone: string[] = []
+      for (const { id, path } of page) {
+        if (!this.#seen.has(fingerprint(path)) && (await this.#isGone(path))) gone.push(id)
+      }
+      if (gone.length > 0) await this.#ports.vanished(gone)
+      if (page.length === 0) return
+      after = page.at(-1)!.id
+    }
+  }
+
+  async #isGone(path: string): Promise<boolean> {
+    try {
+      await this.#sftp.lstat(path)
+      return false
+    } catch (error) {
+      if ((error as { type?: string }).type === 'SFTP_NO_SUCH_PATH') return true
+      throw error
+    }
+  }
+}
+
+function join(folder: string, name: string): string {
+  if (folder === '') return name
+  return folder.endsWith('/') ? folder + name : `${folder}/${name}`
+}
