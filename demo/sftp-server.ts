@@ -11,6 +11,8 @@ export interface SftpServerOptions {
   root: string
   /** Passwords by user name. */
   users: Record<string, string>
+  /** The address to listen on; default 127.0.0.1. */
+  host?: string
   /** 0, the default, takes a free one. */
   port?: number
   /** A private key in OpenSSH's format; a new one when absent. */
@@ -25,7 +27,7 @@ export interface SftpServer {
   stop(): Promise<void>
 }
 
-/** Starts the server on the loopback address. */
+/** Starts the server. */
 export async function startSftpServer(options: SftpServerOptions): Promise<SftpServer> {
   const root = await realpath(options.root)
   const hostKey = options.hostKey ?? ssh2.utils.generateKeyPairSync('ed25519').private
@@ -44,7 +46,7 @@ export async function startSftpServer(options: SftpServerOptions): Promise<SftpS
       session.on('sftp', (acceptSftp) => serveFolder(acceptSftp(), root))
     })
   })
-  server.listen(options.port ?? 0, '127.0.0.1')
+  server.listen(options.port ?? 0, options.host ?? '127.0.0.1')
   await once(server, 'listening')
 
   return {

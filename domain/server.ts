@@ -130,14 +130,16 @@ export function serverFailed(server: ServerRecord, error: RecordedError, stop: b
  * Connections that may be used for copying. One of several is left free, so that a scan or a test
  * never waits behind a long copy; where there is only one, a waiting scan makes the copy yield.
  */
-export function slotsFor(kind: Slot['kind'], maxConnections: number): number {
-  return kind === 'transfer' ? Math.max(1, maxConnections - 1) : maxConnections
+function hasFreeSlot(held: Slot[], kind: Slot['kind'], maxConnections: number): boolean {
+  if (held.length >= maxConnections) return false
+  if (kind !== 'transfer') return true
+  return held.filter((slot) => slot.kind === 'transfer').length < Math.max(1, maxConnections - 1)
 }
 
 /** Takes a slot; null when all are held. Expired slots are dropped. */
 export function takeSlot(server: ServerRecord, slot: Omit<Slot, 'until'>, now: number): ServerRecord | null {
   const slots = server.slots.filter((held) => held.until > now)
-  if (slots.length >= slotsFor(slot.kind, server.maxConnections)) return null
+  if (!hasFreeSlot(slots, slot.kind, server.maxConnections)) return null
   return { ...server, slots: [...slots, { ...slot, until: now + SLOT_LEASE_MS }] }
 }
 
@@ -192,7 +194,7 @@ export function refusalOf(server: ServerRecord, kind: Slot['kind'], now: number)
   if (kind === 'transfer' && server.failures > 0 && server.nextScanAt > now) return 'the server fails and is left alone'
   if (kind === 'transfer' && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
   const held = server.slots.filter((slot) => slot.until > now)
-  return held.length >= slotsFor(kind, server.maxConnections) ? 'all connections of the server are in use' : ''
+  return hasFreeSlot(held, kind, server.maxConnections) ? '' : 'all connections of the server are in use'
 }
 
 const WANT_MS = 5_000

@@ -21,6 +21,7 @@ export interface RestParams {
 
 export interface RestMeta {
   $statusCode?: number
+  $location?: string
   $responseHeaders?: Record<string, string>
   $responseType?: string
   ifMatch?: string

@@ -66,7 +66,8 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
           secrets: sealAll(id, secrets)
         })
         ctx.meta.$statusCode = 201
-        ctx.meta.$responseHeaders = { Location: `/api/v1/servers/${id}`, ETag: `"${server.revision}"` }
+        ctx.meta.$location = `/api/v1/servers/${id}`
+        ctx.meta.$responseHeaders = { ETag: `"${server.revision}"` }
         return serverView(server)
       }
     },

@@ -55,6 +55,7 @@ export function storageService(config: Config): ServiceSchema {
       sweep: {
         timeout: 0,
         async handler(this: any, ctx: Context) {
+          await this.store.ensureReady()
           const stale = await this.store.listStaleUploads(Date.now() - STALE_MS)
           if (stale.length === 0) return 0
           const keys = stale.map(({ key }: { key: string }) => key)

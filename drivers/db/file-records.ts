@@ -96,7 +96,10 @@ export class FileRecords {
     }
     await this.#point(inserts.filter(({ record }) => record.version > 1).map(({ record }) => record))
     const written = await this.#files.replaceEach(replaces)
-    replaces.forEach(({ to, sighting }, index) => (written[index] ? count(to) : again.push(sighting)))
+    for (const [index, { to, sighting }] of replaces.entries()) {
+      if (written[index]) count(to)
+      else again.push(sighting)
+    }
     return again
   }
 
@@ -126,7 +129,10 @@ export class FileRecords {
       }
       const written = await this.#files.replaceEach(pairs)
       open = []
-      pairs.forEach(({ to, hold }, index) => (written[index] ? changed.push(to) : open.push(hold)))
+      for (const [index, { to, hold }] of pairs.entries()) {
+        if (written[index]) changed.push(to)
+        else open.push(hold)
+      }
     }
     return changed
   }

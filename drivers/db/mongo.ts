@@ -7,7 +7,6 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import type { Collection as NativeCollection } from 'mongodb'
 import mongoose from 'mongoose'
 import { errorType, IngestError } from '../../domain/errors.ts'
 import type { Collection, Document, Index } from './collection.ts'
@@ -45,7 +44,7 @@ export async function mongoCollection<T extends Document>(
   indexes: Index[],
   { signal }: MongoCollectionOptions = {}
 ): Promise<Collection<T>> {
-  function native(): NativeCollection<Stored> {
+  function native(): mongoose.mongo.Collection<Stored> {
     const db = model.db.db
     if (!db) throw new IngestError('DATABASE_UNAVAILABLE', 'the database is not connected yet')
     return db.collection(model.collection.name, { ignoreUndefined: true }) as never

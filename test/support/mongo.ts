@@ -33,15 +33,23 @@ export async function startMongo({ dir, port }: MongoOptions = {}): Promise<Runn
   if (given) return freshDatabase(given)
 
   const folder = dir ?? (await mkdtemp(join(tmpdir(), 'longshore-mongo-')))
-  const { child, port: bound } = (await isOnPath('mongod'))
-    ? await startMongod(folder, port ?? (await freePort()))
-    : await startStandIn(folder, port ?? 0)
-  return {
-    url: `mongodb://127.0.0.1:${bound}/longshore`,
-    stop: async () => {
-      await ended(child)
-      if (!dir) await rm(folder, { recursive: true, force: true })
+  async function cleanUp(): Promise<void> {
+    if (!dir) await rm(folder, { recursive: true, force: true })
+  }
+  try {
+    const { child, port: bound } = (await isOnPath('mongod'))
+      ? await startMongod(folder, port ?? (await freePort()))
+      : await startStandIn(folder, port ?? 0)
+    return {
+      url: `mongodb://127.0.0.1:${bound}/longshore`,
+      stop: async () => {
+        await ended(child)
+        await cleanUp()
+      }
     }
+  } catch (error) {
+    await cleanUp()
+    throw error
   }
 }
 
