@@ -37,11 +37,14 @@ export interface ServerAddress {
 
 export type SecretField = 'password' | 'privateKey' | 'passphrase'
 
+/** `look`: a second look at settling files, between scans. */
+export type SlotKind = 'scan' | 'look' | 'transfer' | 'test'
+
 /** A lease on one of the server's `maxConnections`. Times are ms since the epoch, by the clock of `servers`. */
 export interface Slot {
   id: string
   holder: string
-  kind: 'scan' | 'transfer' | 'test'
+  kind: SlotKind
   until: number
 }
 
@@ -190,9 +193,11 @@ export function policyOf(server: ServerRecord): ServerPolicy {
 /** Why a slot is not given now; empty when it may be taken. */
 export function refusalOf(server: ServerRecord, kind: Slot['kind'], now: number): string {
   if (server.deletedAt) return 'the server was removed'
-  if (kind === 'transfer' && server.state !== 'active') return `the server is ${server.state}`
-  if (kind === 'transfer' && server.failures > 0 && server.nextScanAt > now) return 'the server fails and is left alone'
-  if (kind === 'transfer' && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
+  // A stopped server is never logged in to by itself: that could lock the account out. A failing one is tried by scans.
+  const byItself = kind === 'transfer' || kind === 'look'
+  if (kind !== 'test' && server.state !== 'active') return `the server is ${server.state}`
+  if (byItself && server.failures > 0 && server.nextScanAt > now) return 'the server fails and is left alone'
+  if (byItself && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
   const held = server.slots.filter((slot) => slot.until > now)
   return hasFreeSlot(held, kind, server.maxConnections) ? '' : 'all connections of the server are in use'
 }

@@ -3,11 +3,11 @@ import { randomUUID } from 'node:crypto'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { IngestError } from '../domain/errors.ts'
-import type { SecretField, ServerRecord } from '../domain/server.ts'
+import type { ScanSummary, SecretField, ServerRecord } from '../domain/server.ts'
 import { parseNewServer, parseServerUpdate, type ServerSecrets } from '../domain/server-input.ts'
 import { seal } from '../drivers/secrets.ts'
 import { flag, onlyQuery, type RestContext } from './request.ts'
-import { serverView } from './views.ts'
+import { scanView, serverView } from './views.ts'
 
 export const serverAliases = {
   'GET servers': 'api.listServers',
@@ -141,9 +141,9 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
         onlyQuery(ctx, ['wait'])
         const { _id: id } = await resolve(ctx)
         const wait = flag(ctx, 'wait')
-        const answered = await ctx.call('scanner.scan', { id, wait }, { timeout: wait ? 0 : 5_000 })
+        const answer: ScanSummary = await ctx.call('scanner.scan', { id, wait }, { timeout: wait ? 0 : 5_000 })
         ctx.meta.$statusCode = wait ? 200 : 202
-        return answered
+        return wait ? scanView(answer) : answer
       }
     },
 

@@ -6,8 +6,15 @@ import type { ScanSummary, ServerRecord } from '../domain/server.ts'
 const time = (at: number | null): string | null => (at === null ? null : new Date(at).toISOString())
 const failure = (error: RecordedError | null) => (error ? { ...error, at: time(error.at) } : null)
 
-function scanView(scan: ScanSummary | null) {
-  return scan ? { ...scan, startedAt: time(scan.startedAt) } : null
+/** `error`: of a scan that was asked for and failed. */
+export function scanView(scan: (ScanSummary & { error?: RecordedError }) | null) {
+  if (!scan) return null
+  const { startedAt, error, ...counts } = scan
+  return {
+    ...counts,
+    ...(startedAt ? { startedAt: time(startedAt) } : {}),
+    ...(error ? { error: failure(error) } : {})
+  }
 }
 
 export function serverView(server: ServerRecord) {

@@ -2,8 +2,9 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
-import { IngestError, recordedError } from '../domain/errors.ts'
+import { IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
 import type { Sighting } from '../domain/file.ts'
+import type { ScanSummary } from '../domain/server.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
@@ -13,6 +14,12 @@ import { persistently } from '../workers/persistently.ts'
 import { type ScanResult, scanServer } from '../workers/scan.ts'
 import { testServer } from '../workers/test-server.ts'
 import type { WorkOrder } from './servers.service.ts'
+
+/** Somebody who asked for a scan and waits for its end. */
+interface Waiter {
+  serverId: string
+  end(summary: ScanSummary): void
+}
 
 const MAX_SCANS = 16
 const RENEW_SCAN_MS = 15_000
@@ -52,18 +59,28 @@ export function scannerService(config: Config): ServiceSchema {
         }
       },
 
-      /** Scans a server now, or joins the scan that is running. `wait`: answers its summary when it ends. */
+      /**
+       * Scans a server now, or joins the scan that is running. `wait`: answers when it ends, with its summary; a scan
+       * that failed is an answer too, with its `error` and nothing listed.
+       */
       scan: {
         timeout: 0,
         params: { id: 'string', wait: 'boolean|optional' },
         async handler(this: any, ctx: Context<{ id: string; wait?: boolean }>) {
           const { id, wait } = ctx.params
-          const ended = new Promise((resolve, reject) => {
-            if (wait) this.waiting.push({ serverId: id, resolve, reject })
+          const waiter: Waiter = { serverId: id, end: () => {} }
+          const ended = new Promise<ScanSummary>((resolve) => {
+            waiter.end = resolve
           })
-          const order = await ctx.call<WorkOrder | null, { id: string }>('servers.claimScan', { id })
-          if (order) void this.begin(order).catch(() => undefined)
-          return wait ? ended : { started: order !== null }
+          // Before the claim: a scan that is running may end while it is asked for.
+          this.waiting.add(waiter)
+          try {
+            const order = await ctx.call<WorkOrder | null, { id: string }>('servers.claimScan', { id })
+            if (order) void this.begin(order).catch(() => undefined)
+            return wait ? await ended : { started: order !== null }
+          } finally {
+            this.waiting.delete(waiter)
+          }
         }
       },
 
@@ -90,13 +107,11 @@ export function scannerService(config: Config): ServiceSchema {
       'server.due'(this: any) {
         this.scanNow()
       },
-      'server.scanned'(this: any, ctx: Context<{ serverId: string; summary?: object; error?: any }>) {
+      'server.scanned'(this: any, ctx: Context<{ serverId: string; summary?: ScanSummary; error?: RecordedError }>) {
         const { serverId, summary, error } = ctx.params
-        const ended = this.waiting.filter((waiter: any) => waiter.serverId === serverId)
-        this.waiting = this.waiting.filter((waiter: any) => waiter.serverId !== serverId)
-        for (const { resolve, reject } of ended) {
-          if (error) reject(new IngestError(error.type, error.message))
-          else resolve(summary)
+        const nothing = { listed: 0, new: 0, settling: 0, pending: 0, skipped: 0, quarantined: 0, durationMs: 0 }
+        for (const waiter of this.waiting as Set<Waiter>) {
+          if (waiter.serverId === serverId) waiter.end((summary ?? { ...nothing, error }) as ScanSummary)
         }
       }
     },
@@ -221,7 +236,7 @@ export function scannerService(config: Config): ServiceSchema {
       this.holder = `${this.broker.nodeID}/scanner`
       this.scans = new Set()
       this.looking = new Set()
-      this.waiting = []
+      this.waiting = new Set<Waiter>()
       this.stop = new AbortController()
     },
 

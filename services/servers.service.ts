@@ -208,14 +208,14 @@ export function serversService(config: Config): ServiceSchema {
 
       /** Leases one of the server's connections. `{slotId, order}`, or `{slotId: null, reason}` when there is none now. */
       takeSlot: {
-        params: { ...byId, kind: { type: 'enum', values: ['scan', 'transfer', 'test'] }, holder: 'string' },
+        params: { ...byId, kind: { type: 'enum', values: ['scan', 'look', 'transfer', 'test'] }, holder: 'string' },
         async handler(this: any, ctx: Context<{ id: string; kind: Slot['kind']; holder: string }>) {
           const { id, kind, holder } = ctx.params
           const slot = { id: randomUUID(), holder, kind }
           let reason = ''
           const server = await mutate<ServerRecord>(this.collection, id, (current) => {
             reason = registry.refusalOf(current, kind, Date.now())
-            if (reason) return kind === 'transfer' ? null : registry.wantSlot(current, Date.now())
+            if (reason) return kind === 'scan' || kind === 'test' ? registry.wantSlot(current, Date.now()) : null
             return registry.takeSlot(current, slot, Date.now())
           })
           if (!server || reason) return { slotId: null, reason: reason || 'no such server' }

@@ -80,7 +80,7 @@ export class Drain {
     for (;;) {
       const isOpen = !this.#leaving && !signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
       const free = concurrency - inFlight.size
-      const claimed = isOpen && free > 0 ? await this.#ports.claim(free) : []
+      const claimed = isOpen && free > 0 ? await this.#claim(free) : []
       for (const file of claimed) {
         const one = this.#copy(file).finally(() => inFlight.delete(one))
         inFlight.add(one)
@@ -94,6 +94,16 @@ export class Drain {
     if (this.#failure !== null) throw this.#failure
     if (this.#sftp.closed.aborted) throw this.#sftp.closed.reason
     return done
+  }
+
+  /** Where nothing can be claimed, because `files` is away, what is in flight still travels to its end. */
+  async #claim(limit: number): Promise<FileRecord[]> {
+    try {
+      return await this.#ports.claim(limit)
+    } catch {
+      this.leave()
+      return []
+    }
   }
 
   async #copy(file: FileRecord): Promise<void> {
