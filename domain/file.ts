@@ -94,6 +94,8 @@ export interface FileRecord {
   /** Unique among all records; absent until the first claim. */
   reservedKey?: string
   upload: UploadState | null
+  /** Parts that were finished when the present worker came: more of them by now mean that it got on. */
+  partsAtClaim: number
   object: ObjectInfo | null
   announcement: AnnouncementState | null
   /** The source was deleted or moved away by us: the next file of this name is a new version. */
@@ -185,6 +187,7 @@ function blank(rules: SightingRules, sighting: Sighting, version: number, now: n
     dueAt: now,
     error: null,
     upload: null,
+    partsAtClaim: 0,
     object: null,
     announcement: null,
     released: false,
@@ -260,7 +263,13 @@ export function claim(file: FileRecord, worker: string, key: string, now: number
   const taken = { epoch: file.epoch + 1, attempts: file.attempts + 1, worker, leaseUntil: now + LEASE_MS }
   return enter(
     file,
-    { ...taken, status: 'downloading', reservedKey: file.reservedKey ?? key, progress: null },
+    {
+      ...taken,
+      status: 'downloading',
+      reservedKey: file.reservedKey ?? key,
+      partsAtClaim: file.upload?.parts.length ?? 0,
+      progress: null
+    },
     now,
     null
   )
@@ -275,9 +284,20 @@ export function renew(file: FileRecord, epoch: number, progress: FileRecord['pro
   return holds(file, epoch) ? { ...file, leaseUntil: now + LEASE_MS, progress, updatedAt: now } : null
 }
 
-/** A finished part, or the intent to upload, is kept, so that any worker goes on from there. */
+/**
+ * The intent to upload, or parts that were finished since the last call, are kept, so that any worker goes on from
+ * there. Only what is new travels: ten thousand parts would be more than one message of the network carries.
+ */
 export function keepUpload(file: FileRecord, epoch: number, upload: UploadState | null, now: number) {
-  return holds(file, epoch) ? { ...file, upload, leaseUntil: now + LEASE_MS, updatedAt: now } : null
+  if (!holds(file, epoch)) return null
+  const isSame = upload !== null && upload.uploadId !== null && file.upload?.uploadId === upload.uploadId
+  const kept = isSame ? { ...upload, parts: joinParts(file.upload!.parts, upload.parts) } : upload
+  return { ...file, upload: kept, leaseUntil: now + LEASE_MS, updatedAt: now }
+}
+
+function joinParts(known: UploadState['parts'], finished: UploadState['parts']): UploadState['parts'] {
+  const byNumber = new Map([...known, ...finished].map((part) => [part.number, part]))
+  return [...byNumber.values()].sort((a, b) => a.number - b.number)
 }
 
 /** How an attempt ended; a closed set, mapped to a state here and nowhere else. */
@@ -345,7 +365,8 @@ function retryLater(file: FileRecord, error: RecordedError, now: number, random:
 export function rescue(file: FileRecord, now: number, random: number): FileRecord | null {
   if (file.status !== 'downloading' || file.leaseUntil + SKEW_MS > now) return null
   const error = { type: 'WORKER_LOST', message: `the lease of ${file.worker} ran out`, at: now }
-  const attempts = file.upload && file.upload.parts.length > 0 ? file.attempts - 1 : file.attempts
+  const gotOn = (file.upload?.parts.length ?? 0) > file.partsAtClaim
+  const attempts = gotOn ? file.attempts - 1 : file.attempts
   return retryLater({ ...file, attempts, leaseUntil: 0, progress: null }, error, now, random)
 }
 

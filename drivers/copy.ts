@@ -12,7 +12,7 @@
 import { createHash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { messageIdOf } from '../domain/announcement.ts'
-import { crc32Combine, crc32Hex } from '../domain/crc32.ts'
+import { crc32Hex, crc32Of } from '../domain/crc32.ts'
 import { IngestError } from '../domain/errors.ts'
 import type { FileRecord, ObjectInfo, Outcome, UploadState } from '../domain/file.ts'
 import { alternativeKey } from '../domain/object-key.ts'
@@ -192,14 +192,14 @@ class Copy {
     await ranges.run()
     this.#holdAgainst(await this.#sftp.stat(this.#file.path))
     const parts = upload.parts.toSorted((a, b) => a.number - b.number)
-    const sum = parts.reduce((crc, part) => crc32Combine(crc, Number.parseInt(part.crc32, 16), part.sizeBytes), 0)
+    const sum = crc32Of(parts)
     await this.#job.stillOurs()
-    const options = { parts, sizeBytes: this.#file.size, crc32: crc32Hex(sum), signal: this.#job.signal }
+    const options = { parts, sizeBytes: this.#file.size, crc32: sum, signal: this.#job.signal }
     const object = await this.#orTaken(() =>
       this.#write((condition) => this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition }))
     )
     if ('kind' in object) return object
-    return this.#stored(object, crc32Hex(sum), this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
+    return this.#stored(object, sum, this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
   }
 
   /** Goes on with the upload of a worker before us, when the source is still the same; else starts one. */
@@ -277,6 +277,7 @@ class RangeCopy {
   readonly #missing: number[]
   /** Aborted by the first failure, with it as the reason. */
   readonly #stop = new AbortController()
+  #unkept: StoredPart[] = []
   #keeping: Promise<void> | null = null
 
   constructor(
@@ -345,12 +346,17 @@ class RangeCopy {
    */
   #keep(part: StoredPart): void {
     this.#upload.parts.push(part)
-    if (this.#keeping) return
-    this.#keeping = this.#job
-      .keepUpload({ ...this.#upload, parts: [...this.#upload.parts] })
-      .catch((error) => this.#stop.abort(error))
-      .finally(() => {
-        this.#keeping = null
-      })
+    this.#unkept.push(part)
+    this.#keeping ??= this.#keepAll()
+  }
+
+  async #keepAll(): Promise<void> {
+    try {
+      while (this.#unkept.length > 0) await this.#job.keepUpload({ ...this.#upload, parts: this.#unkept.splice(0) })
+    } catch (error) {
+      this.#stop.abort(error)
+    } finally {
+      this.#keeping = null
+    }
   }
 }

@@ -74,6 +74,17 @@ export function apiService(config: Config): ServiceSchema {
       }
     },
 
+    created(this: any) {
+      // moleculer-web ends the process here too, but with a stack, and does not say which variable to mend.
+      this.server.removeAllListeners('error').on('error', (error: NodeJS.ErrnoException) => {
+        if (error.syscall !== 'listen') return this.logger.error(`the HTTP server: ${error.message}`)
+        const { host, port } = config.api
+        const should = 'should be free to listen on; 0 takes a free one'
+        console.error(`longshore: API_PORT ${port} on API_HOST ${host} ${should} (${error.code})`)
+        process.exit(1)
+      })
+    },
+
     started(this: any) {
       const { port } = this.server.address()
       this.logger.info(`REST at http://${config.api.host}:${port}/api/v1`)

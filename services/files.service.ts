@@ -56,12 +56,12 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
-      /** A worker takes up to `limit` pending files of one server. Answers the claimed records, without history. */
+      /** A worker takes up to `limit` pending files of one server. Answers the claimed records, without history and finished parts. */
       claim: {
         params: { serverId: 'string', worker: 'string', limit: 'number' },
         async handler(this: any, ctx: Context<{ serverId: string; worker: string; limit: number }>) {
           const { serverId, worker, limit } = ctx.params
-          return (await this.records.claim(serverId, worker, limit, Date.now())).map(withoutHistory)
+          return (await this.records.claim(serverId, worker, limit, Date.now())).map(asOrder)
         }
       },
 
@@ -317,4 +317,10 @@ export function filesService(config: Config): ServiceSchema {
 function withoutHistory(file: FileRecord): Omit<FileRecord, 'history'> {
   const { history, ...rest } = file
   return rest
+}
+
+/** What travels to a worker stays small: which parts are there the store itself says best. */
+function asOrder(file: FileRecord) {
+  const { history, ...rest } = file
+  return rest.upload ? { ...rest, upload: { ...rest.upload, parts: [] } } : rest
 }

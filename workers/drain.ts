@@ -111,8 +111,7 @@ export class Drain {
     const now = this.#ports.now()
     const copying: Copying = { file, bytes: 0, startedAt: now, renewedAt: now, abort }
     this.copying.set(file._id, copying)
-    let parts = file.upload?.parts.length ?? 0
-    const before = parts
+    let hasProgressed = false
     try {
       const outcome = await copyFile(this.#sftp, this.#store, {
         file,
@@ -122,8 +121,8 @@ export class Drain {
           copying.bytes += bytes
         },
         keepUpload: async (upload) => {
-          parts = upload?.parts.length ?? 0
           await this.#ports.keepUpload(file, upload)
+          hasProgressed ||= (upload?.parts.length ?? 0) > 0
           copying.renewedAt = this.#ports.now()
         },
         stillOurs: async () => {
@@ -134,7 +133,7 @@ export class Drain {
       })
       await this.#ports.finish(file, outcome)
     } catch (error) {
-      await this.#failed(file, this.#causeOf(error, abort.signal), parts > before)
+      await this.#failed(file, this.#causeOf(error, abort.signal), hasProgressed)
     } finally {
       this.copying.delete(file._id)
     }
