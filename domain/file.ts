@@ -386,8 +386,10 @@ export function vanish(file: FileRecord, now: number): FileRecord | null {
 /** Its server was removed before the file was stored. */
 export function abandon(file: FileRecord, now: number): FileRecord | null {
   if (isStored(file) || file.reason === 'server deleted') return null
-  const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, upload: null, progress: null }
-  return enter(file, { ...fenced, status: 'skipped', reason: 'server deleted' }, now, 'server deleted')
+  // A sighting that comes late is older than this: it does not open the record again.
+  const fenced = { epoch: file.epoch + 1, seenEpoch: Number.MAX_SAFE_INTEGER, leaseUntil: 0 }
+  const freed = { worker: null, upload: null, progress: null, settle: null }
+  return enter(file, { ...fenced, ...freed, status: 'skipped', reason: 'server deleted' }, now, 'server deleted')
 }
 
 /** A notifier takes a due announcement; null when it is not due or another one has it. */
@@ -416,6 +418,9 @@ export function announcementFailed(file: FileRecord, epoch: number, error: Recor
 /** Makes the announcement due again without changing the state; null for a file that is not stored. */
 export function announceAgain(file: FileRecord, now: number): FileRecord | null {
   if (!isStored(file) || !file.announcement) return null
-  const announcement: AnnouncementState = { ...file.announcement, status: 'due', dueAt: now, attempts: 0 }
+  // The next epoch: a confirmation under way is of a message from before, and does not answer this.
+  const { epoch, ...rest } = file.announcement
+  const fresh = { status: 'due' as const, epoch: epoch + 1, leaseUntil: 0, dueAt: now, attempts: 0, error: null }
+  const announcement: AnnouncementState = { ...rest, ...fresh }
   return { ...file, announcement, updatedAt: now }
 }

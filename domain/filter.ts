@@ -1,5 +1,5 @@
 /** Which files a server's policy takes. Pure but for the compiled patterns, which are kept by the caller. */
-import picomatch from 'picomatch'
+import { compileGlob } from './glob.ts'
 import type { ServerPolicy } from './server.ts'
 
 export const DEFAULT_TEMP_PATTERNS = ['*.part', '*.tmp', '*.filepart', '*.crdownload', '.*']
@@ -18,11 +18,9 @@ type Matcher = (name: string, relative: string) => boolean
 
 /** A pattern without a slash matches the name, one with a slash the path below the root. A bad pattern throws. */
 function compile(patterns: string[]): Matcher {
-  // picomatch turns a newline in a name into a mismatch of `*` unless the regular expression's dot takes it.
-  const options = { dot: true, flags: 's', strictSlashes: true, maxLength: 1024 }
   const compiled = patterns.map((pattern) => ({
     byPath: pattern.includes('/'),
-    matches: picomatch(pattern.replace(/^\//, ''), options)
+    matches: compileGlob(pattern.replace(/^\//, ''))
   }))
   return (name, relative) => compiled.some((pattern) => pattern.matches(pattern.byPath ? relative : name))
 }

@@ -1,6 +1,7 @@
 /**
  * The key of a file's object: `{server}/{path}`. Whatever a server lists, the key stays below the server's prefix,
- * and two files never share one: escaping is one to one, and what is cut ends in a hash of the whole name.
+ * and two files never share one: escaping is one to one, and what is cut ends in a hash of the whole name. One pair
+ * does: version 1 of `a@2` and version 2 of `a`. The unique index on reserved keys tells, and the later takes `~<id>`.
  */
 import { createHash } from 'node:crypto'
 
@@ -16,35 +17,53 @@ function escapeCharacters(segment: string): string {
 
 /** Segments of dots alone, or that trim to them, would climb or vanish on some stores: their dots are escaped. */
 function escapeSegment(segment: string): string {
+  // Stores fold or refuse empty segments; a slash within a segment cannot come from a name.
+  if (segment === '') return '%2F'
   const escaped = escapeCharacters(segment)
   return /^[.\s]*$/.test(segment) ? escaped.replaceAll('.', '%2E').replaceAll(' ', '%20') : escaped
 }
 
-/** Cuts at a character border and ends in a hash of the whole, so that two long names stay two. */
+/** At most `maxBytes` of the text, cut at a character border and never within an escape. */
+function head(text: string, maxBytes: number): string {
+  if (Buffer.byteLength(text) <= maxBytes) return text
+  const bytes = Buffer.from(text).subarray(0, maxBytes).toString('utf8')
+  return bytes.replace(/\uFFFD+$/, '').replace(/%.?$/, '')
+}
+
+/** As it is, or cut so that it ends in a hash of the whole: two long names stay two. No segment is made too long. */
 function cut(text: string, maxBytes: number, whole: string): string {
   if (Buffer.byteLength(text) <= maxBytes) return text
-  const hash = createHash('sha256').update(whole).digest('hex').slice(0, HASH_DIGITS)
-  let head = Buffer.from(text)
-    .subarray(0, maxBytes - HASH_DIGITS - 1)
-    .toString('utf8')
-    .replace(/\uFFFD+$/, '')
-  head = head.replace(/%.?$/, '')
-  return `${head}~${hash}`
+  return withEnding(head(text, maxBytes - HASH_DIGITS - 1), `~${hashOf(whole)}`)
+}
+
+function hashOf(whole: string): string {
+  return createHash('sha256').update(whole).digest('hex').slice(0, HASH_DIGITS)
+}
+
+/** The last segment gives way to the ending where both would be too long. */
+function withEnding(text: string, ending: string): string {
+  const start = text.lastIndexOf('/') + 1
+  return text.slice(0, start) + head(text.slice(start), MAX_SEGMENT_BYTES - Buffer.byteLength(ending)) + ending
 }
 
 /** `path` is absolute on the server; versions after the first get `@{version}`. */
 export function objectKey(file: { serverName: string; path: string; version: number }): string {
   const suffix = file.version > 1 ? `@${file.version}` : ''
-  const segments = file.path.replace(/^\/+/, '').split('/')
+  const segments = file.path.replace(/^\//, '').split('/')
   const last = segments.length - 1
-  const escaped = segments.map((segment, index) =>
-    cut(escapeSegment(segment) + (index === last ? suffix : ''), MAX_SEGMENT_BYTES, `${segment}${suffix}`)
-  )
+  const escaped = segments.map((segment, index) => {
+    const ending = index === last ? suffix : ''
+    return cut(escapeSegment(segment) + ending, MAX_SEGMENT_BYTES, segment + ending)
+  })
   const prefix = `${file.serverName}/`
   return prefix + cut(escaped.join('/'), MAX_KEY_BYTES - Buffer.byteLength(prefix), `${file.path}${suffix}`)
 }
 
-/** The key for a file whose own is taken by another one. */
+/** The key for a file whose own is taken by another one; never the same key again. */
 export function alternativeKey(key: string, fileId: string): string {
-  return `${cut(key, MAX_KEY_BYTES - fileId.length - 1, key)}~${fileId}`
+  const plain = `${key}~${fileId}`
+  const segment = plain.slice(plain.lastIndexOf('/') + 1)
+  if (Buffer.byteLength(plain) <= MAX_KEY_BYTES && Buffer.byteLength(segment) <= MAX_SEGMENT_BYTES) return plain
+  const ending = `~${hashOf(key)}~${fileId}`
+  return withEnding(head(key, MAX_KEY_BYTES - Buffer.byteLength(ending)), ending)
 }

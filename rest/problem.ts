@@ -58,7 +58,8 @@ function codeOf(error: Thrown, status: number): string {
 }
 
 /** Any thrown value as a problem. What is inside an internal error stays in the log. */
-export function problemOf(error: Thrown): Problem {
+export function problemOf(thrown: Thrown | null | undefined): Problem {
+  const error = thrown ?? {}
   const status =
     error.type === 'entity.parse.failed' || error.name === 'UnprocessableEntityError' ? 400 : statusOf(error)
   const code = codeOf(error, status)

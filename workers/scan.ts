@@ -35,9 +35,8 @@ export interface ScanResult {
 /** Messages between services stay below NATS's 1 MiB: batches are cut by bytes, and by count for the database's sake. */
 const BATCH_BYTES = 512 * 1024
 const BATCH_FILES = 500
-const SIGHTING_OVERHEAD_BYTES = 120
 
-/** 52 bits of a path's hash: what was seen is remembered without its name. */
+/** 48 bits of a path's hash: what was seen is remembered without its name. */
 function fingerprint(path: string): number {
   return createHash('sha1').update(path).digest().readUIntBE(0, 6)
 }
@@ -54,6 +53,8 @@ class Scan {
   readonly #filter: ReturnType<typeof createFilter>
   readonly #seen = new Set<number>()
   readonly #foldersSeen = new Set<string>()
+  readonly #realRoots: string[] = []
+  readonly #links: { path: string; relative: string; depth: number }[] = []
   readonly #counts = { listed: 0, new: 0, settling: 0, pending: 0, skipped: 0, quarantined: 0 }
   readonly #quarantined: ScanResult['quarantined'] = []
   #batch: Sighting[] = []
@@ -72,13 +73,16 @@ class Scan {
     let listedRoots = 0
     for (const root of this.#policy.roots) {
       try {
-        await this.#folder(await this.#sftp.realpath(root), '', 0)
+        const real = await this.#sftp.realpath(root)
+        this.#realRoots.push(real)
+        await this.#folder(real, '', 0)
         listedRoots++
       } catch (error) {
         this.#passOver(error, `the root ${root} cannot be listed`)
       }
     }
     if (listedRoots === 0 && this.#problem) throw this.#problem
+    await this.#followLinks()
     await this.#flush()
     const complete = this.#problem === null
     if (complete) await this.#markVanished()
@@ -102,9 +106,9 @@ class Scan {
     const below: string[] = []
     for await (const page of this.#sftp.list(path)) {
       this.#ports.signal.throwIfAborted()
-      for (const entry of page) await this.#entry(entry, path, relative, below)
+      for (const entry of page) await this.#entry(entry, { path, relative, depth }, below)
     }
-    if (!this.#policy.recursive || depth >= this.#policy.maxDepth) return
+    if (!this.#goesBelow(depth)) return
     for (const name of below) {
       const child = join(path, name)
       try {
@@ -115,27 +119,45 @@ class Scan {
     }
   }
 
-  async #entry(entry: Entry, folder: string, relative: string, below: string[]): Promise<void> {
+  #goesBelow(depth: number): boolean {
+    return this.#policy.recursive && depth < this.#policy.maxDepth
+  }
+
+  async #entry(entry: Entry, folder: { path: string; relative: string; depth: number }, below: string[]) {
     if (entry.badName !== null) {
       this.#counts.quarantined++
-      if (this.#quarantined.length < 100) this.#quarantined.push({ folder, reason: entry.badName })
+      if (this.#quarantined.length < 100) this.#quarantined.push({ folder: folder.path, reason: entry.badName })
       return
     }
-    const path = join(folder, entry.name)
+    const path = join(folder.path, entry.name)
+    const relative = join(folder.relative, entry.name)
     let seen: Pick<Entry, 'kind' | 'sizeBytes' | 'mtimeSeconds'> = entry
     if (entry.kind === 'symlink' && this.#policy.symlinks === 'follow') {
       seen = await this.#sftp.stat(path).catch(() => entry)
-      if (seen.kind === 'folder' && (await this.#leadsOutside(path))) return
     }
-    if (seen.kind === 'folder' && !entry.name.startsWith(OWN_PREFIX)) below.push(entry.name)
-    if (seen.kind === 'file') await this.#file(path, join(relative, entry.name), seen.sizeBytes, seen.mtimeSeconds)
+    if (seen.kind === 'folder' && !entry.name.startsWith(OWN_PREFIX)) {
+      if (entry.kind === 'folder') below.push(entry.name)
+      else if (this.#goesBelow(folder.depth)) this.#links.push({ path, relative, depth: folder.depth + 1 })
+    }
+    if (seen.kind === 'file') await this.#file(path, relative, seen.sizeBytes, seen.mtimeSeconds)
   }
 
-  /** Links are followed as far as the roots reach. A followed folder is known by its real path, so that a loop ends. */
-  async #leadsOutside(path: string): Promise<boolean> {
-    const real = await this.#sftp.realpath(path).catch(() => null)
-    if (real === null || this.#foldersSeen.has(real)) return true
-    return !this.#policy.roots.some((root) => root === '/' || real === root || real.startsWith(`${root}/`))
+  /**
+   * Links are followed as far as the roots reach, and after everything else: a folder that is reached without them is
+   * listed under its own name, whatever the order of a listing. Each real path is followed once, so that a loop ends.
+   */
+  async #followLinks(): Promise<void> {
+    for (const { path, relative, depth } of this.#links) {
+      const real = await this.#sftp.realpath(path).catch(() => null)
+      if (real === null || this.#foldersSeen.has(real)) continue
+      if (!this.#realRoots.some((root) => real === root || real.startsWith(join(root, '')))) continue
+      this.#foldersSeen.add(real)
+      try {
+        await this.#folder(path, relative, depth)
+      } catch (error) {
+        this.#passOver(error, `the folder ${path} cannot be listed`)
+      }
+    }
   }
 
   async #file(path: string, relative: string, size: number, mtimeSeconds: number): Promise<void> {
@@ -144,8 +166,10 @@ class Scan {
     if (verdict.kind === 'ignored') return
     this.#seen.add(fingerprint(path))
     const skip = verdict.kind === 'skipped' ? verdict.reason : null
-    this.#batch.push({ path, size, mtime: mtimeSeconds * 1000, skip })
-    this.#batchBytes += Buffer.byteLength(path) * 2 + SIGHTING_OVERHEAD_BYTES
+    const sighting = { path, size, mtime: mtimeSeconds * 1000, skip }
+    this.#batch.push(sighting)
+    // As it travels: a control character in a name takes six bytes.
+    this.#batchBytes += Buffer.byteLength(JSON.stringify(sighting))
     if (this.#batch.length >= BATCH_FILES || this.#batchBytes >= BATCH_BYTES) await this.#flush()
   }
 

@@ -58,7 +58,8 @@ export class FileRecords {
   /** Registers what was seen. Idempotent; whoever is faster wins, and what lost is looked at again. */
   async register(rules: SightingRules, sightings: Sighting[], now: number) {
     const counts = { new: 0, settling: 0, pending: 0, skipped: 0 }
-    let open = sightings
+    // A listing may name a file twice; what it said last holds.
+    let open = [...new Map(sightings.map((sighting) => [sighting.path, sighting])).values()]
     for (let round = 0; open.length > 0 && round < MAX_ROUNDS; round++)
       open = await this.#registerOnce(rules, open, now, counts)
     return counts
@@ -296,12 +297,22 @@ function afterCursor(cursor: string): Query {
   return { $or: [{ createdAt: { $lt: createdAt } }, { createdAt, _id: { $lt: match[2] } }] }
 }
 
-/** A prefix is a range of the index. A glob takes `*` (also across folders) and `?`, nothing that could backtrack far. */
+/**
+ * A prefix, or a glob of `*` (also across folders) and `?`. Both as an anchored expression: MongoDB makes a range of its
+ * index of the literal head, and unlike a range it means the same in any order of strings.
+ * What stands between two stars is taken where it comes first and never given back, `(?=(…))\1`: nothing backtracks far.
+ */
 function pathQuery(path: string): Query {
-  if (!/[*?]/.test(path)) return { path: { $gte: path, $lt: `${path}\u{10FFFF}` } }
-  const pattern = path.replace(/\*+/g, '*').replace(/[.+^${}()|[\]\\]/g, '\\$&')
-  if ((pattern.match(/\*/g) ?? []).length > 8) {
+  if (!/[*?]/.test(path)) return { path: { $regex: new RegExp(`^${literal(path)}`) } }
+  const [start, ...pieces] = path.split(/\*+/).map((piece) => piece.split('?').map(literal).join('[\\s\\S]'))
+  if (pieces.length > 8) {
     throw new IngestError('INVALID', 'path: at most 8 stars in a pattern', { data: { field: 'path' } })
   }
-  return { path: { $regex: new RegExp(`^${pattern.replaceAll('*', '[\\s\\S]*').replaceAll('?', '[\\s\\S]')}$`) } }
+  const end = pieces.pop()
+  const middle = pieces.map((piece, index) => `(?=([\\s\\S]*?${piece}))\\${index + 1}`).join('')
+  return { path: { $regex: new RegExp(`^${start}${middle}${end === undefined ? '' : `[\\s\\S]*${end}`}$`) } }
+}
+
+function literal(text: string): string {
+  return text.replace(/[.+^${}()|[\]\\*?]/g, '\\$&')
 }
