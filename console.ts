@@ -10,7 +10,7 @@ import { createNode, stopNode } from './node.ts'
 try {
   const isGuest = Boolean(process.env.TRANSPORTER)
   const config = loadConfig(process.env, { withoutServices: isGuest })
-  const broker = createNode(config, {
+  const broker = await createNode(config, {
     replOptions: { delimiter: 'longshore $', customCommands: replCommands },
     ...(isGuest ? { nodeID: `console-${process.pid}` } : {})
   })

@@ -20,7 +20,7 @@ function configuration() {
 }
 
 const config = configuration()
-const broker = createNode(config)
+const broker = await createNode(config)
 let stopping = false
 
 async function stop(signal: string): Promise<void> {

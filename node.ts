@@ -2,29 +2,31 @@
 import { ServiceBroker, type ServiceSchema } from 'moleculer'
 import type { Config, ServiceName } from './config.ts'
 import { brokerOptions } from './moleculer.config.ts'
-import { apiService } from './services/api.service.ts'
-import { filesService } from './services/files.service.ts'
-import { notifierService } from './services/notifier.service.ts'
-import { scannerService } from './services/scanner.service.ts'
-import { serversService } from './services/servers.service.ts'
-import { storageService } from './services/storage.service.ts'
-import { transferService } from './services/transfer.service.ts'
 
-const factories: Record<ServiceName, (config: Config) => ServiceSchema> = {
-  servers: serversService,
-  files: filesService,
-  scanner: scannerService,
-  transfer: transferService,
-  storage: storageService,
-  notifier: notifierService,
-  api: apiService
+type Factory = (config: Config) => ServiceSchema
+
+/**
+ * In this order, so that owners of data come before their users. Loaded only where they run: a process that only
+ * copies does not carry the database's and the gateway's libraries in memory.
+ */
+const factories: Record<ServiceName, () => Promise<Factory>> = {
+  servers: async () => (await import('./services/servers.service.ts')).serversService,
+  files: async () => (await import('./services/files.service.ts')).filesService,
+  scanner: async () => (await import('./services/scanner.service.ts')).scannerService,
+  transfer: async () => (await import('./services/transfer.service.ts')).transferService,
+  storage: async () => (await import('./services/storage.service.ts')).storageService,
+  notifier: async () => (await import('./services/notifier.service.ts')).notifierService,
+  api: async () => (await import('./services/api.service.ts')).apiService
 }
 
-/** Not started yet. In the order of the table, so that owners of data come before their users and stop after them. */
-export function createNode(config: Config, overrides: Partial<ReturnType<typeof brokerOptions>> = {}): ServiceBroker {
+/** Not started yet. */
+export async function createNode(
+  config: Config,
+  overrides: Partial<ReturnType<typeof brokerOptions>> = {}
+): Promise<ServiceBroker> {
   const broker = new ServiceBroker({ ...brokerOptions(config), ...overrides })
-  for (const [name, factory] of Object.entries(factories)) {
-    if (config.services.includes(name as ServiceName)) broker.createService(factory(config))
+  for (const [name, load] of Object.entries(factories)) {
+    if (config.services.includes(name as ServiceName)) broker.createService((await load())(config))
   }
   return broker
 }

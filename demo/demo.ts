@@ -33,7 +33,7 @@ const config = loadConfig({
   ALLOW_NETWORKS: '127.0.0.0/8',
   LOG_LEVEL: process.env.LOG_LEVEL ?? 'error'
 })
-const broker = createNode(config)
+const broker = await createNode(config)
 const ended = new AbortController()
 let stopDropping = () => {}
 

@@ -22,6 +22,8 @@ export interface FaultyProxy {
   accept(): Promise<void>
   /** Connections accepted so far. */
   readonly accepted: number
+  /** Bytes that came from the target so far, over all connections. */
+  readonly received: number
   close(): Promise<void>
 }
 
@@ -39,6 +41,7 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
   let swallowing = false
   let cutAt: number | null = null
   let accepted = 0
+  let received = 0
   let port = 0
 
   const reset = (link: Link) => {
@@ -57,6 +60,7 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     const isHeld = () => swallowing
     const back = move(outer, inner, isHeld, options.delayMs, (bytes) => {
       link.fromTarget += bytes
+      received += bytes
       if (cutAt === null || link.fromTarget < cutAt) return true
       cutAt = null
       reset(link)
@@ -93,6 +97,9 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     },
     get accepted() {
       return accepted
+    },
+    get received() {
+      return received
     },
     cut,
     cutAfter: (bytes) => {

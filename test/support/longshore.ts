@@ -1,0 +1,216 @@
+/** Longshore as its users run it: real processes of `main.ts` on real backends. */
+import { randomBytes } from 'node:crypto'
+import { realpath } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { type ServiceName, serviceNames } from '../../config.ts'
+import { type S3Server, startMinio } from './minio.ts'
+import { type RunningMongo, startMongo } from './mongo.ts'
+import { type NatsServer, startNats } from './nats.ts'
+import { type Sshd, startSshd } from './openssh.ts'
+import { freePort, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
+import { type FaultyProxy, startProxy } from './proxy.ts'
+import { type RabbitServer, startRabbit } from './rabbit.ts'
+import { type RestClient, restClient } from './rest.ts'
+import { waitFor } from './wait.ts'
+
+export { waitFor }
+
+const program = resolve(import.meta.dirname, '../..')
+
+export interface Backends {
+  nats: NatsServer
+  mongo: RunningMongo
+  minio: S3Server
+  rabbit: RabbitServer
+  sshd: Sshd
+  /** In front of the SFTP server, when asked for. */
+  proxy: FaultyProxy | null
+  /** The folder that the SFTP server serves, as the server itself names it. */
+  root: string
+  bucket: string
+  /** What a consumer binds its queue to. */
+  queue: { url: string; exchange: string; routingKey: string; queue: string }
+  /** The environment of a process that uses all of these. */
+  env: Record<string, string>
+  /** What must be seen in no output and no answer. */
+  canaries: string[]
+  /** The fields of a server that is this SFTP server. */
+  server(more?: object): Record<string, unknown>
+  stop(): Promise<void>
+}
+
+export async function startBackends(options: { proxied?: boolean } = {}): Promise<Backends> {
+  const stops: (() => Promise<void>)[] = []
+  const stop = async () => {
+    for (const one of stops.splice(0).reverse()) await one()
+  }
+  const kept = async <T extends { stop(): Promise<void> }>(starting: Promise<T>): Promise<T> => {
+    const started = await starting
+    stops.push(() => started.stop())
+    return started
+  }
+  const all = [
+    kept(startNats()),
+    kept(startMongo()),
+    kept(startMinio()),
+    kept(startRabbit()),
+    kept(startSshd())
+  ] as const
+  try {
+    const [nats, mongo, minio, rabbit, sshd] = await Promise.all(all)
+    const proxy = options.proxied ? await startProxy({ target: { host: '127.0.0.1', port: sshd.port } }) : null
+    if (proxy) stops.push(() => proxy.close())
+    const encryptionKey = randomBytes(32).toString('base64')
+    const bucket = 'longshore-files'
+    const queue = { url: rabbit.url, exchange: 'longshore', routingKey: 'file.uploaded', queue: 'ingested' }
+    return {
+      nats,
+      mongo,
+      minio,
+      rabbit,
+      sshd,
+      proxy,
+      root: await realpath(sshd.root),
+      bucket,
+      queue,
+      env: {
+        TRANSPORTER: nats.url,
+        MONGO_URL: mongo.url,
+        S3_ENDPOINT: minio.endpoint,
+        S3_ACCESS_KEY: minio.accessKey,
+        S3_SECRET_KEY: minio.secretKey,
+        S3_BUCKET: bucket,
+        AMQP_URL: queue.url,
+        AMQP_EXCHANGE: queue.exchange,
+        AMQP_ROUTING_KEY: queue.routingKey,
+        AMQP_QUEUE: queue.queue,
+        ENCRYPTION_KEY: encryptionKey
+      },
+      // A line from the middle of the private key, since a log might show it with other line ends.
+      canaries: [encryptionKey, minio.secretKey, sshd.privateKey.trim().split('\n')[2]!],
+      server: (more = {}) => ({
+        name: 'partner',
+        host: '127.0.0.1',
+        port: proxy?.port ?? sshd.port,
+        username: sshd.username,
+        privateKey: sshd.privateKey,
+        ...more
+      }),
+      stop
+    }
+  } catch (error) {
+    await Promise.allSettled(all)
+    await stop()
+    throw error
+  }
+}
+
+export interface LongshoreOptions {
+  /** Absent: one process with all services on embedded backends. */
+  backends?: Backends
+  /** How many processes of each service; by default one of each. Embedded, all are in one process. */
+  counts?: Partial<Record<ServiceName, number>>
+  env?: Record<string, string>
+}
+
+export interface LongshoreProcess extends RunningProcess {
+  name: string
+}
+
+export interface Longshore {
+  api: RestClient
+  /** Those of before a restart are not among them; their output is. */
+  readonly processes: readonly LongshoreProcess[]
+  keys: { admin: string; operator: string; viewer: string }
+  dataDir: string
+  port: number
+  /** What all processes have written, those that ended too. */
+  output(): string
+  /** SIGTERM to all, and the same processes again on the same data. */
+  restart(): Promise<void>
+  stop(): Promise<void>
+}
+
+/** Starts the processes; ready when the API says so. */
+export async function startLongshore({ backends, counts = {}, env = {} }: LongshoreOptions): Promise<Longshore> {
+  const folder = await temporaryFolder('data')
+  const port = await freePort()
+  const secret = () => randomBytes(18).toString('hex')
+  const keys = { admin: secret(), operator: secret(), viewer: secret() }
+  const common = {
+    ...cleanEnvironment,
+    DATA_DIR: folder.path,
+    ALLOW_NETWORKS: '127.0.0.0/8',
+    RATE_LIMIT: '0',
+    API_PORT: String(port),
+    API_KEYS: Object.entries(keys)
+      .map(([role, key]) => `${role}:${role}:${key}`)
+      .join(','),
+    ...backends?.env,
+    ...env
+  }
+  const api = restClient(() => `http://127.0.0.1:${port}`, keys.admin)
+  const names = backends
+    ? serviceNames.flatMap((name) => Array.from({ length: counts[name] ?? 1 }, () => name as string))
+    : ['']
+  let processes: LongshoreProcess[] = []
+  let past = ''
+
+  const start = async () => {
+    const starting = names.map(async (name) => {
+      const started = await startProcess(process.execPath, ['main.ts'], {
+        cwd: program,
+        env: { ...common, SERVICES: name }
+      })
+      processes.push(Object.assign(started, { name: name || 'all' }))
+    })
+    await Promise.all(starting)
+    await waitFor(isReady, { timeoutMs: 60_000, what: 'Longshore to be ready', explain: output })
+  }
+  const isReady = async () => {
+    const ended = await Promise.race([Promise.any(processes.map(({ exited }) => exited)), null])
+    if (ended) return false
+    return (await api.request('GET', '/health/ready', undefined, { key: null })).status === 200
+  }
+  const output = () => past + processes.map((one) => `--- ${one.name} (${one.pid})\n${one.output()}`).join('\n')
+  const end = async () => {
+    await Promise.all(processes.map((one) => one.stop()))
+    past = output()
+    processes = []
+  }
+  const longshore: Longshore = {
+    api,
+    get processes() {
+      return processes
+    },
+    keys,
+    dataDir: folder.path,
+    port,
+    output,
+    async restart() {
+      await end()
+      await start()
+    },
+    async stop() {
+      await end()
+      await folder.remove()
+    }
+  }
+  try {
+    await start()
+    return longshore
+  } catch (error) {
+    await longshore.stop()
+    throw error
+  }
+}
+
+/** An empty variable counts as absent: what is set where the tests run is not for these processes. */
+export const cleanEnvironment: Record<string, string> = Object.fromEntries(
+  [
+    ...['TRANSPORTER', 'MONGO_URL', 'S3_ENDPOINT', 'S3_ACCESS_KEY', 'S3_SECRET_KEY', 'S3_BUCKET', 'S3_REGION'],
+    ...['S3_PUBLIC_URL', 'AMQP_URL', 'AMQP_EXCHANGE', 'AMQP_ROUTING_KEY', 'AMQP_QUEUE', 'ENCRYPTION_KEY', 'API_KEYS'],
+    ...['ALLOW_NETWORKS', 'DENY_NETWORKS', 'RATE_LIMIT', 'API_HOST', 'API_PORT', 'METRICS_PORT', 'DATA_DIR'],
+    ...['LOG_LEVEL', 'NAMESPACE', 'SERVICES']
+  ].map((name) => [name, ''])
+)
