@@ -8,7 +8,7 @@ import { ConfigError, loadConfig } from './config.ts'
 import { createNode, stopNode } from './node.ts'
 
 try {
-  const isGuest = Boolean(process.env.TRANSPORTER)
+  const isGuest = Boolean(process.env.TRANSPORTER || process.env.TRANSPORTER_FILE)
   const config = loadConfig(process.env, { withoutServices: isGuest })
   const broker = await createNode(config, {
     replOptions: { delimiter: 'longshore $', customCommands: replCommands },

@@ -380,7 +380,7 @@ export function retry(file: FileRecord, now: number): FileRecord | null {
 /** Gone from the server, by a complete listing and a look of its own. */
 export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null
-  return enter(file, { status: 'vanished', settle: null, worker: null }, now, 'gone from the server')
+  return enter(file, { status: 'vanished', reason: null, settle: null, worker: null }, now, 'gone from the server')
 }
 
 /** Its server was removed before the file was stored. */

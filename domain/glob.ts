@@ -143,7 +143,8 @@ function alternatives(pattern: string): string[] {
   const written: string[] = []
   for (const choice of open.choices.flatMap(alternatives)) {
     for (const rest of tails) written.push(head + choice + rest)
-    if (written.length > MAX_ALTERNATIVES) throw new Error(`braces that stand for more than ${MAX_ALTERNATIVES} patterns`)
+    if (written.length > MAX_ALTERNATIVES)
+      throw new Error(`braces that stand for more than ${MAX_ALTERNATIVES} patterns`)
   }
   return written
 }

@@ -20,7 +20,8 @@ function escapeSegment(segment: string): string {
   // Stores fold or refuse empty segments; a slash within a segment cannot come from a name.
   if (segment === '') return '%2F'
   const escaped = escapeCharacters(segment)
-  return /^[.\s]*$/.test(segment) ? escaped.replaceAll('.', '%2E').replaceAll(' ', '%20') : escaped
+  if (!/^[.\s]*$/.test(segment)) return escaped
+  return escaped.replace(/[.\s]/g, (character) => (character === '.' ? '%2E' : encodeURIComponent(character)))
 }
 
 /** At most `maxBytes` of the text, cut at a character border and never within an escape. */

@@ -87,7 +87,7 @@ function refuseOverlap(roots: string[], context: z.RefinementCtx): void {
 }
 
 function parse<T>(schema: z.ZodType<T>, body: unknown): T {
-  const result = schema.safeParse(body)
+  const result = schema.safeParse(body, { reportInput: true })
   if (result.success) return result.data
   const errors = result.error.issues.flatMap((issue) => {
     if (issue.code === 'unrecognized_keys') {
@@ -151,6 +151,7 @@ export function newServer(id: string, input: ServerInput, secrets: ServerRecord[
     ...input,
     _id: id,
     revision: 0,
+    edition: 1,
     secrets,
     state: input.enabled ? 'active' : 'paused',
     lastError: null,

@@ -65,6 +65,8 @@ export interface ServerRecord extends ServerAddress, ServerPolicy {
   revision: number
   name: string
   secrets: Partial<Record<SecretField, SealedSecret>>
+  /** Counted up by operators' changes only, unlike `revision`: what If-Match is held against. */
+  edition: number
   interval: number
   maxConnections: number
   enabled: boolean
@@ -210,11 +212,12 @@ export function wantSlot(server: ServerRecord, now: number): ServerRecord {
 }
 
 export function pause(server: ServerRecord, now: number): ServerRecord {
-  return { ...server, state: 'paused', enabled: false, updatedAt: now }
+  return { ...server, edition: server.edition + 1, state: 'paused', enabled: false, updatedAt: now }
 }
 
 export function resume(server: ServerRecord, now: number): ServerRecord {
-  return { ...server, state: 'active', enabled: true, failures: 0, lastError: null, nextScanAt: now, updatedAt: now }
+  const fresh = { failures: 0, lastError: null, nextScanAt: now, updatedAt: now }
+  return { ...server, ...fresh, edition: server.edition + 1, state: 'active', enabled: true }
 }
 
 /** An operator's change. A new address or secret gives a stopped server another try. */
@@ -231,7 +234,7 @@ export function updateServer(
   const moved = ['host', 'port', 'username', 'hostKey', 'roots'].some((field) => field in input)
   if (input.enabled === true || moved || Object.keys(secrets).length > 0) {
     const wasPaused = server.state === 'paused' && input.enabled !== true
-    return wasPaused ? next : resume(next, now)
+    return wasPaused ? { ...next, edition: server.edition + 1 } : resume(next, now)
   }
-  return { ...next, nextScanAt: Math.min(server.nextScanAt, now + next.interval * 1000) }
+  return { ...next, edition: server.edition + 1, nextScanAt: Math.min(server.nextScanAt, now + next.interval * 1000) }
 }

@@ -1,8 +1,8 @@
 /** REST actions of files, stats and health. */
 import type { ServiceSchema } from 'moleculer'
-import { IngestError } from '../domain/errors.ts'
+import type { IngestError } from '../domain/errors.ts'
 import { FILE_STATUSES, type FileRecord } from '../domain/file.ts'
-import { integer, listOf, onlyQuery, type RestContext, text, time } from './request.ts'
+import { integer, listOf, onlyQuery, type RestContext, refuse, text, time } from './request.ts'
 import { fileView } from './views.ts'
 
 export const fileAliases = {
@@ -74,10 +74,9 @@ export const fileActions: NonNullable<ServiceSchema['actions']> = {
       onlyQuery(ctx, [])
       const body = (ctx.params.body ?? {}) as Record<string, unknown>
       const unknown = Object.keys(body).find((name) => !['serverId', 'status'].includes(name))
-      if (unknown) throw refused(unknown, 'is not a field of this filter (it has serverId, status)')
-      if (body.status !== undefined && body.status !== 'failed') throw refused('status', 'must be failed')
-      if (body.serverId !== undefined && typeof body.serverId !== 'string')
-        throw refused('serverId', 'must be a string')
+      if (unknown) refuse(unknown, 'is not a field of this filter (it has serverId, status)')
+      if (body.status !== undefined && body.status !== 'failed') refuse('status', 'must be failed')
+      if (body.serverId !== undefined && typeof body.serverId !== 'string') refuse('serverId', 'must be a string')
       const serverId = body.serverId
         ? (await ctx.call<{ _id: string }, object>('servers.resolve', { ref: body.serverId as string }))._id
         : undefined
@@ -145,8 +144,4 @@ export const fileActions: NonNullable<ServiceSchema['actions']> = {
 
 function reason(error: Error): string {
   return error.name === 'ServiceNotFoundError' ? 'no instance of it is running' : error.message
-}
-
-function refused(field: string, message: string): IngestError {
-  return new IngestError('INVALID', `${field}: ${message}`, { data: { errors: [{ field, message }] } })
 }

@@ -30,7 +30,8 @@ export interface RestMeta {
 
 export type RestContext = Context<RestParams, RestMeta>
 
-function refuse(field: string, message: string): never {
+/** INVALID, naming the field. */
+export function refuse(field: string, message: string): never {
   throw new IngestError('INVALID', `${field}: ${message}`, { data: { errors: [{ field, message }] } })
 }
 

@@ -6,7 +6,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { ScanSummary, SecretField, ServerRecord } from '../domain/server.ts'
 import { parseNewServer, parseServerUpdate, type ServerSecrets } from '../domain/server-input.ts'
 import { seal } from '../drivers/secrets.ts'
-import { flag, onlyQuery, type RestContext } from './request.ts'
+import { flag, onlyQuery, type RestContext, refuse } from './request.ts'
 import { scanView, serverView } from './views.ts'
 
 export const serverAliases = {
@@ -34,7 +34,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
     ctx.call('servers.resolve', { ref: ctx.params.params.id })
 
   const answer = (ctx: RestContext, server: ServerRecord) => {
-    ctx.meta.$responseHeaders = { ETag: `"${server.revision}"` }
+    ctx.meta.$responseHeaders = { ETag: `"${server.edition}"` }
     return serverView(server)
   }
 
@@ -67,7 +67,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
         })
         ctx.meta.$statusCode = 201
         ctx.meta.$location = `/api/v1/servers/${id}`
-        ctx.meta.$responseHeaders = { ETag: `"${server.revision}"` }
+        ctx.meta.$responseHeaders = { ETag: `"${server.edition}"` }
         return serverView(server)
       }
     },
@@ -86,7 +86,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
         onlyQuery(ctx, [])
         const { input, secrets } = parseServerUpdate(ctx.params.body)
         const { _id } = await resolve(ctx)
-        const change = { id: _id, input, secrets: sealAll(_id, secrets), revision: expectedRevision(ctx) }
+        const change = { id: _id, input, secrets: sealAll(_id, secrets), edition: expectedEdition(ctx) }
         return answer(ctx, await ctx.call('servers.update', change))
       }
     },
@@ -96,11 +96,11 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       async handler(ctx: RestContext) {
         onlyQuery(ctx, ['force', 'purge'])
         const server = await resolve(ctx)
-        const revision = expectedRevision(ctx)
-        if (revision !== undefined && revision !== server.revision) {
+        const edition = expectedEdition(ctx)
+        if (edition !== undefined && edition !== server.edition) {
           throw new IngestError(
             'STALE_REVISION',
-            `the server was changed meanwhile; its ETag is now "${server.revision}"`
+            `the server was changed meanwhile; its ETag is now "${server.edition}"`
           )
         }
         const how = { id: server._id, force: flag(ctx, 'force'), purge: flag(ctx, 'purge') }
@@ -154,8 +154,10 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       role: 'admin',
       async handler(ctx: RestContext) {
         onlyQuery(ctx, [])
-        const body = (ctx.params.body ?? {}) as Record<string, unknown>
-        const { input } = parseServerUpdate({ hostKey: body.hostKey ?? '', ...body })
+        const { hostKey, ...rest } = (ctx.params.body ?? {}) as Record<string, unknown>
+        const other = Object.keys(rest)[0]
+        if (other) refuse(other, 'is not a field of this call (it has hostKey)')
+        const { input } = parseServerUpdate({ hostKey: hostKey ?? '' })
         const { _id } = await resolve(ctx)
         return answer(ctx, await ctx.call('servers.approveHostKey', { id: _id, hostKey: input.hostKey }))
       }
@@ -164,9 +166,9 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
 }
 
 /** `If-Match` is honoured, not required. */
-function expectedRevision(ctx: Context): number | undefined {
+function expectedEdition(ctx: Context): number | undefined {
   const header = (ctx.meta as { ifMatch?: string }).ifMatch
   if (header === undefined || header === '*') return undefined
-  const revision = Number(/^"(\d+)"$/.exec(header)?.[1])
-  return Number.isNaN(revision) ? -1 : revision
+  const edition = Number(/^"(\d+)"$/.exec(header)?.[1])
+  return Number.isNaN(edition) ? -1 : edition
 }

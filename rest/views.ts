@@ -21,6 +21,7 @@ export function serverView(server: ServerRecord) {
   const {
     _id,
     revision: _revision,
+    edition: _edition,
     secrets,
     slots: _slots,
     slotWantedUntil: _wanted,

@@ -29,7 +29,6 @@ export function apiService(config: Config): ServiceSchema {
       log4XXResponses: false,
       logRequest: 'debug',
       logResponse: 'debug',
-      rateLimit: config.rateLimit > 0 ? { window: 60_000, limit: config.rateLimit, headers: true } : null,
       routes: [
         {
           ...shared,
@@ -40,6 +39,17 @@ export function apiService(config: Config): ServiceSchema {
           ...shared,
           path: '/api/v1',
           authorization: true,
+          // Not for health: a probe must never be told to come back later. By the socket's address: a header would let
+          // a client choose its own.
+          rateLimit:
+            config.rateLimit > 0
+              ? {
+                  window: 60_000,
+                  limit: config.rateLimit,
+                  headers: true,
+                  key: (request: IncomingMessage) => request.socket.remoteAddress
+                }
+              : null,
           bodyParsers: { json: { limit: BODY_LIMIT, strict: false, type: () => true } },
           aliases: { ...serverAliases, ...fileAliases },
           onBeforeCall(ctx: Context<unknown, { ifMatch?: string }>, _route: unknown, request: IncomingMessage) {

@@ -55,13 +55,13 @@ export function serversService(config: Config): ServiceSchema {
         }
       },
 
-      /** Changes fields; `secrets` replaces the given ones. STALE_REVISION when `revision` is given and is another one. */
+      /** Changes fields; `secrets` replaces the given ones. STALE_REVISION when `edition` is given and is another one. */
       update: {
-        params: { ...byId, input: 'object', secrets: 'object', revision: 'number|optional' },
+        params: { ...byId, input: 'object', secrets: 'object', edition: 'number|optional' },
         async handler(this: any, ctx: Context<any>) {
-          const { id, input, secrets, revision } = ctx.params
+          const { id, input, secrets, edition } = ctx.params
           const server = await this.change(id, (current: ServerRecord) => {
-            if (revision !== undefined && revision !== current.revision) throw staleRevision(current.revision)
+            if (edition !== undefined && edition !== current.edition) throw staleEdition(current.edition)
             return registry.updateServer(current, input, secrets, Date.now())
           }).catch((error: IngestError) => {
             throw error.type === 'CONFLICT' && input.name ? nameTaken(input.name) : error
@@ -319,6 +319,6 @@ function nameTaken(name: string): IngestError {
   return new IngestError('CONFLICT', `name: there is a server named ${name} already`, { data })
 }
 
-function staleRevision(revision: number): IngestError {
-  return new IngestError('STALE_REVISION', `the server was changed meanwhile; its ETag is now "${revision}"`)
+function staleEdition(edition: number): IngestError {
+  return new IngestError('STALE_REVISION', `the server was changed meanwhile; its ETag is now "${edition}"`)
 }

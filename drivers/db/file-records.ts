@@ -303,14 +303,14 @@ function afterCursor(cursor: string): Query {
  * What stands between two stars is taken where it comes first and never given back, `(?=(…))\1`: nothing backtracks far.
  */
 function pathQuery(path: string): Query {
-  if (!/[*?]/.test(path)) return { path: { $regex: new RegExp(`^${literal(path)}`) } }
+  if (!/[*?]/.test(path)) return { path: new RegExp(`^${literal(path)}`) }
   const [start, ...pieces] = path.split(/\*+/).map((piece) => piece.split('?').map(literal).join('[\\s\\S]'))
   if (pieces.length > 8) {
     throw new IngestError('INVALID', 'path: at most 8 stars in a pattern', { data: { field: 'path' } })
   }
   const end = pieces.pop()
   const middle = pieces.map((piece, index) => `(?=([\\s\\S]*?${piece}))\\${index + 1}`).join('')
-  return { path: { $regex: new RegExp(`^${start}${middle}${end === undefined ? '' : `[\\s\\S]*${end}`}$`) } }
+  return { path: new RegExp(`^${start}${middle}${end === undefined ? '' : `[\\s\\S]*${end}`}$`) }
 }
 
 function literal(text: string): string {

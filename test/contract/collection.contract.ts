@@ -215,6 +215,11 @@ export function collectionContract(name: string, start: () => Promise<Collection
         expect(ids(await things.find({}, { sort: { size: -1, _id: -1 } }))).toEqual(['a', 'd', 'c', 'b'])
       })
 
+      test('finds by a regular expression, across newlines', async () => {
+        await things.insertNew([{ _id: 'r', revision: 0, status: 'line one\nline (two).csv' }])
+        expect(ids(await things.find({ status: /^line[\s\S]*\(two\)\.csv$/ }))).toEqual(['r'])
+      })
+
       test('limits after sorting', async () => {
         expect(ids(await things.find({}, { sort: { size: -1, _id: 1 }, limit: 2 }))).toEqual(['a', 'c'])
       })

@@ -1,0 +1,189 @@
+import { describe, expect, test } from '@jest/globals'
+import fc from 'fast-check'
+import type { IngestError } from '../../domain/errors.ts'
+import { newServer, parseNewServer, parseServerUpdate } from '../../domain/server-input.ts'
+
+const least = { name: 'acme', host: 'sftp.acme.com', username: 'ada', password: 'pw' }
+
+function errorsOf(parse: () => unknown): { field: string; message: string }[] {
+  try {
+    parse()
+  } catch (error) {
+    const { type, data, message } = error as IngestError
+    expect(type).toBe('INVALID')
+    const errors = data.errors as { field: string; message: string }[]
+    for (const one of errors) expect(message).toContain(one.field)
+    return errors
+  }
+  throw new Error('the input was accepted')
+}
+const refused = (change: object) => errorsOf(() => parseNewServer({ ...least, ...change }))
+
+const bad: [string, unknown, string?][] = [
+  ['name', ''],
+  ['name', '-acme'],
+  ['name', 'a/b'],
+  ['name', 'a\n'],
+  ['name', 'a'.repeat(64)],
+  ['host', ''],
+  ['host', 'a b'],
+  ['host', 'user@host'],
+  ['port', 0],
+  ['port', 65_536],
+  ['port', 22.5],
+  ['port', '22'],
+  ['username', ''],
+  ['password', ''],
+  ['password', 5],
+  ['hostKey', 'SHA256:short'],
+  ['hostKey', 'MD5:00'],
+  ['roots', []],
+  ['roots', ['relative'], 'roots.0'],
+  ['roots', ['/a\0'], 'roots.0'],
+  ['roots', ['/a', '/a']],
+  ['roots', ['/a/b', '/a']],
+  ['roots', ['/', '/a']],
+  ['roots', '/a'],
+  ['recursive', 'yes'],
+  ['maxDepth', -1],
+  ['maxDepth', 65],
+  ['symlinks', 'both'],
+  ['include', ['a', ''], 'include.1'],
+  ['include', ['[a']],
+  ['include', ['*'.repeat(17)], 'include.0'],
+  ['exclude', '*.csv'],
+  ['exclude', ['{a,b']],
+  ['tempPatterns', ['!*.csv']],
+  ['interval', 0],
+  ['interval', Number.NaN],
+  ['interval', '60'],
+  ['settle', { checks: 0, seconds: 1 }, 'settle.checks'],
+  ['settle', { checks: 1, seconds: -1 }, 'settle.seconds'],
+  ['settle', { checks: 1 }, 'settle.seconds'],
+  ['settle', { checks: 1, seconds: 1, minutes: 1 }, 'settle.minutes'],
+  ['emptyFiles', true],
+  ['maxSize', -1],
+  ['onChange', 'delete'],
+  ['checksum', 'md5'],
+  ['maxConnections', 0],
+  ['maxConnections', 65],
+  ['enabled', 'true'],
+  ['state', 'active'],
+  ['secrets', {}],
+  ['_id', 'x']
+]
+
+describe('parseNewServer', () => {
+  test('fills in what the contract says where nothing is given', () => {
+    const { input, secrets } = parseNewServer(least)
+    expect(secrets).toEqual({ password: 'pw' })
+    expect(input).toMatchObject({
+      port: 22,
+      hostKey: null,
+      roots: ['/'],
+      recursive: true,
+      symlinks: 'skip',
+      include: [],
+      exclude: [],
+      interval: 60,
+      settle: { checks: 2, seconds: 30 },
+      emptyFiles: 'take',
+      maxSize: null,
+      onChange: 'ignore',
+      checksum: 'crc32',
+      maxConnections: 2,
+      enabled: true
+    })
+  })
+
+  test('splits every secret off', () => {
+    const key = { ...least, password: undefined, privateKey: 'canary-key', passphrase: 'canary-phrase' }
+    const { input, secrets } = parseNewServer(key)
+    expect(secrets).toEqual({ privateKey: 'canary-key', passphrase: 'canary-phrase' })
+    expect(JSON.stringify(input)).not.toContain('canary')
+  })
+
+  test.each(bad)('names the field %s when it is %j', (field, value, named = field) => {
+    expect(refused({ [field]: value }).map((error) => error.field)).toContain(named)
+    if (field in least) return
+    expect(errorsOf(() => parseServerUpdate({ [field]: value })).map((error) => error.field)).toContain(named)
+  })
+
+  test('says "is required" of what is missing, and only of that', () => {
+    expect(
+      errorsOf(() => parseNewServer({}))
+        .filter(({ message }) => message === 'is required')
+        .map(({ field }) => field)
+    ).toEqual(['name', 'host', 'username'])
+    expect(refused({ port: '22' })).toEqual([{ field: 'port', message: expect.not.stringContaining('required') }])
+  })
+
+  test('names every bad field at once', () => {
+    const fields = refused({ port: 0, interval: 0, bogus: 1, other: 2 }).map(({ field }) => field)
+    expect(fields.sort()).toEqual(['bogus', 'interval', 'other', 'port'])
+  })
+
+  test('one way to log in is asked for, and a passphrase only with its key', () => {
+    const { password: _, ...nothing } = least
+    expect(errorsOf(() => parseNewServer(nothing))).toMatchObject([{ field: 'password' }])
+    expect(refused({ privateKey: 'k' })).toMatchObject([{ field: 'password' }])
+    expect(refused({ passphrase: 'p' })).toMatchObject([{ field: 'passphrase' }])
+  })
+
+  test.each([null, undefined, 5, 'text', [], [least]])('a body that is %j is refused', (body) => {
+    expect(errorsOf(() => parseNewServer(body)).length).toBeGreaterThan(0)
+  })
+
+  test('a field named like a part of every object is refused', () => {
+    for (const field of ['__proto__', 'constructor', 'toString']) {
+      const body = JSON.parse(JSON.stringify(least).replace('{', `{"${field}":{"enabled":false},`))
+      expect(errorsOf(() => parseNewServer(body)).map((error) => error.field)).toEqual([field])
+    }
+  })
+
+  test('no message repeats a secret', () => {
+    const canary = `canary${'x'.repeat(17_000)}`
+    for (const change of [{ password: canary }, { password: undefined, privateKey: canary }, { passphrase: canary }]) {
+      expect(JSON.stringify(refused(change))).not.toContain('canary')
+    }
+  })
+
+  test('any JSON is either taken or refused with fields', () => {
+    const value = fc.jsonValue()
+    fc.assert(
+      fc.property(fc.dictionary(fc.constantFrom(...Object.keys(parseNewServer(least).input), 'x'), value), (change) => {
+        try {
+          parseNewServer({ ...least, ...change })
+        } catch (error) {
+          expect(error).toMatchObject({ type: 'INVALID', data: { errors: expect.any(Array) } })
+        }
+      })
+    )
+  })
+})
+
+describe('parseServerUpdate', () => {
+  test('takes some fields and adds none', () => {
+    expect(parseServerUpdate({ interval: 5 })).toEqual({ input: { interval: 5 }, secrets: {} })
+    expect(parseServerUpdate({})).toEqual({ input: {}, secrets: {} })
+    expect(parseServerUpdate({ password: 'canary' })).toEqual({ input: {}, secrets: { password: 'canary' } })
+  })
+
+  test('two ways to log in are refused', () => {
+    expect(errorsOf(() => parseServerUpdate({ password: 'a', privateKey: 'b' }))).toMatchObject([{ field: 'password' }])
+  })
+})
+
+describe('newServer', () => {
+  test('is due at once, or paused where it is not enabled', () => {
+    const { input } = parseNewServer(least)
+    expect(newServer('s1', input, {}, 5)).toMatchObject({
+      _id: 's1',
+      state: 'active',
+      nextScanAt: 5,
+      revision: 0,
+      slots: []
+    })
+    expect(newServer('s1', { ...input, enabled: false }, {}, 5).state).toBe('paused')
+  })
+})

@@ -1,0 +1,137 @@
+import { describe, expect, test } from '@jest/globals'
+import fc from 'fast-check'
+import type { SealedSecret } from '../../domain/sealed.ts'
+import * as registry from '../../domain/server.ts'
+import { newServer, parseNewServer } from '../../domain/server-input.ts'
+
+const now = 1_700_000_000_000
+const sealed: SealedSecret = { keyId: 'k', dataKey: 'd', value: 'v' }
+const { input } = parseNewServer({ name: 'acme', host: 'h', username: 'u', password: 'p' })
+const fresh = (change: Partial<registry.ServerRecord> = {}): registry.ServerRecord => ({
+  ...newServer('s1', input, { password: sealed }, now),
+  ...change
+})
+const error = { type: 'SFTP_UNREACHABLE', message: 'no', at: now }
+
+describe('connection slots', () => {
+  const kinds = fc.constantFrom<registry.SlotKind>('scan', 'look', 'transfer', 'test')
+  const steps = fc.array(
+    fc.oneof(
+      fc.record({ kind: fc.constant('take' as const), of: kinds }),
+      fc.record({ kind: fc.constantFrom('release' as const, 'renew' as const), which: fc.nat(9) }),
+      fc.record({ kind: fc.constant('wait' as const), ms: fc.integer({ min: 0, max: 40_000 }) })
+    ),
+    { maxLength: 40 }
+  )
+
+  test('no more than maxConnections are ever held, and one of several is left free of copies', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 5 }), steps, (maxConnections, all) => {
+        let server = fresh({ maxConnections })
+        let at = now
+        for (const [i, step] of all.entries()) {
+          if (step.kind === 'wait') at += step.ms
+          if (step.kind === 'take') {
+            const refusal = registry.refusalOf(server, step.of, at)
+            const taken = registry.takeSlot(server, { id: `${i}`, holder: 'w', kind: step.of }, at)
+            expect(taken === null).toBe(refusal !== '')
+            server = taken ?? server
+          }
+          const slot = 'which' in step ? server.slots[step.which] : undefined
+          if (step.kind === 'release' && slot) server = registry.releaseSlot(server, slot.id)
+          // A worker that did not renew in time has stopped itself.
+          if (step.kind === 'renew' && slot && slot.until > at)
+            server = registry.renewSlot(server, slot.id, at) ?? server
+          const held = server.slots.filter(({ until }) => until > at)
+          expect(held.length).toBeLessThanOrEqual(maxConnections)
+          const copies = held.filter(({ kind }) => kind === 'transfer').length
+          expect(copies).toBeLessThanOrEqual(Math.max(1, maxConnections - 1))
+        }
+      })
+    )
+  })
+
+  test('a slot that is gone, or of a removed server, is not renewed', () => {
+    const server = registry.takeSlot(fresh(), { id: 'a', holder: 'w', kind: 'scan' }, now)!
+    expect(registry.renewSlot(server, 'b', now)).toBeNull()
+    expect(registry.renewSlot(registry.tombstone(server, now), 'a', now)).toBeNull()
+    expect(registry.renewSlot(server, 'a', now + 5)!.slots).toMatchObject([
+      { id: 'a', until: now + 5 + registry.SLOT_LEASE_MS }
+    ])
+  })
+
+  test('a server that is not active, or fails, is only logged in to by a test', () => {
+    for (const server of [registry.pause(fresh(), now), registry.serverFailed(fresh(), error, true, now)]) {
+      for (const kind of ['scan', 'look', 'transfer'] as const)
+        expect(registry.refusalOf(server, kind, now)).toMatch(/./)
+      expect(registry.refusalOf(server, 'test', now)).toBe('')
+    }
+    const failing = registry.serverFailed(fresh(), error, false, now)
+    expect(registry.refusalOf(failing, 'transfer', now)).toMatch('fails')
+    expect(registry.refusalOf(failing, 'scan', now)).toBe('')
+    expect(registry.refusalOf(registry.tombstone(fresh(), now), 'test', now)).toMatch('removed')
+  })
+
+  test('where there is one connection, a waiting scan goes before copies', () => {
+    const wanted = registry.wantSlot(fresh({ maxConnections: 1 }), now)
+    expect(registry.refusalOf(wanted, 'transfer', now)).toBe('a scan waits')
+    expect(registry.refusalOf(wanted, 'scan', now)).toBe('')
+  })
+})
+
+describe('the schedule', () => {
+  test('a claimed scan is not due again before it ends, and the next is an interval later within five percent', () => {
+    fc.assert(
+      fc.property(fc.double({ min: 0, max: 1, noNaN: true }), (jitter) => {
+        const claimed = registry.claimScan(fresh(), now, jitter)
+        expect(claimed.scanEpoch).toBe(1)
+        expect(Math.abs(claimed.nextScanAt - now - 60_000)).toBeLessThanOrEqual(1500)
+        expect(registry.isScanDue(claimed, now + registry.SCAN_LEASE_MS - 1)).toBe(false)
+      })
+    )
+    expect(registry.isScanDue(fresh(), now)).toBe(true)
+    expect(registry.isScanDue(registry.pause(fresh(), now), now)).toBe(false)
+  })
+
+  test('a failing server is left alone longer each time, up to a cap, and forgets that when it works', () => {
+    let server = fresh()
+    let waited = 0
+    for (let n = 1; n <= 40; n++) {
+      server = registry.serverFailed(server, error, false, now)
+      expect(server.nextScanAt - now).toBeGreaterThanOrEqual(waited)
+      waited = server.nextScanAt - now
+      expect(server).toMatchObject({ failures: n, state: 'active', lastError: error })
+    }
+    expect(waited).toBe(300_000)
+    const summary = { startedAt: now } as registry.ScanSummary
+    expect(registry.scanSucceeded(server, summary, null, now)).toMatchObject({ failures: 0, lastError: null })
+  })
+})
+
+describe('changes by an operator', () => {
+  test('a removed server keeps no secret and no slot, frees its name, and outdates its scans', () => {
+    const gone = registry.tombstone(fresh({ scanEpoch: 4 }), now)
+    expect(gone).toMatchObject({ secrets: {}, slots: [], state: 'stopped', scanEpoch: 5, deletedAt: now })
+    expect(gone.name).not.toBe('acme')
+  })
+
+  test('a new address or secret gives a stopped server another try, a new interval does not', () => {
+    const stopped = registry.serverFailed(fresh(), error, true, now)
+    expect(registry.updateServer(stopped, { host: 'other' }, {}, now)).toMatchObject({ state: 'active', failures: 0 })
+    expect(registry.updateServer(stopped, {}, { password: sealed }, now).state).toBe('active')
+    expect(registry.updateServer(stopped, { interval: 5 }, {}, now).state).toBe('stopped')
+  })
+
+  test('a paused server stays paused until it is enabled', () => {
+    const paused = registry.pause(fresh(), now)
+    expect(registry.updateServer(paused, { host: 'other' }, {}, now).state).toBe('paused')
+    expect(registry.updateServer(paused, { enabled: true }, {}, now).state).toBe('active')
+    expect(registry.updateServer(fresh(), { enabled: false }, {}, now).state).toBe('paused')
+  })
+
+  test('a key takes the place of a password, and the other way round', () => {
+    const keyed = registry.updateServer(fresh(), {}, { privateKey: sealed }, now)
+    expect(Object.keys(keyed.secrets)).toEqual(['privateKey'])
+    expect(Object.keys(registry.updateServer(keyed, {}, { password: sealed }, now).secrets)).toEqual(['password'])
+  })
+})
