@@ -16,6 +16,9 @@ import { mutate } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 
+const MANY_EMBEDDED_RECORDS = 50_000
+const EMBEDDED_RECORD_BYTES = 4_400
+
 /** A worker's hold on a file. */
 interface Hold {
   id: string
@@ -296,6 +299,16 @@ export function filesService(config: Config): ServiceSchema {
     },
 
     methods: {
+      /** The embedded database keeps its records in memory; what one takes is measured by bench/embedded-memory.ts. */
+      async warnOfMemory(): Promise<void> {
+        const records: number = await this.collection.count({})
+        if (records < MANY_EMBEDDED_RECORDS) return
+        const mebibytes = Math.round((records * EMBEDDED_RECORD_BYTES) / 1024 ** 2)
+        this.logger.warn(
+          `the embedded database holds ${records} records, about ${mebibytes} MiB of memory: set MONGO_URL`
+        )
+      },
+
       async changeByHand(ctx: Context, id: string, change: (file: FileRecord, now: number) => FileRecord | null, what) {
         const file = await mutate<FileRecord>(this.collection, id, (current) => change(current, Date.now()))
         if (file) {
@@ -310,6 +323,7 @@ export function filesService(config: Config): ServiceSchema {
 
     async started(this: any) {
       this.records = new FileRecords(this.collection, { keyOf: objectKey, otherKeyOf: alternativeKey })
+      if (config.embedded) await this.warnOfMemory()
     }
   } as ServiceSchema & ThisType<FilesService>
 }
