@@ -377,6 +377,14 @@ export function retry(file: FileRecord, now: number): FileRecord | null {
   return enter(file, { status: 'pending', attempts: 0, error: null, dueAt: now, worker: null }, now, 'retried')
 }
 
+/** An operator stops it; null where nothing is under way. What the worker still reports is refused by the epoch. */
+export function cancel(file: FileRecord, now: number): FileRecord | null {
+  if (file.status !== 'settling' && file.status !== 'pending' && file.status !== 'downloading') return null
+  const error = { type: 'CANCELLED', message: 'cancelled by an operator', at: now }
+  const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, progress: null, settle: null, reason: null }
+  return enter(file, { ...fenced, status: 'failed', error }, now, error.message)
+}
+
 /** Gone from the server, by a complete listing and a look of its own. */
 export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null

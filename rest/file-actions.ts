@@ -10,6 +10,7 @@ export const fileAliases = {
   'POST files/retry': 'api.retryFiles',
   'GET files/:id': 'api.getFile',
   'POST files/:id/retry': 'api.retryFile',
+  'POST files/:id/cancel': 'api.cancelFile',
   'POST files/:id/notify': 'api.notifyFile',
   'GET stats': 'api.stats',
   'GET nodes': 'api.nodes'
@@ -64,6 +65,7 @@ export const fileActions: NonNullable<ServiceSchema['actions']> = {
   },
 
   retryFile: { role: 'operator', handler: changed('files.retry') },
+  cancelFile: { role: 'operator', handler: changed('files.cancel') },
   notifyFile: { role: 'operator', handler: changed('files.notify') },
 
   /** Every failed file, or those of `serverId`. */

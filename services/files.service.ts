@@ -227,6 +227,16 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
+      /** Stops a file that is not stored yet: it becomes `failed`, and its worker lets go at once. CONFLICT in other states. */
+      cancel: {
+        params: { id: 'string' },
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          const file = await this.changeByHand(ctx, ctx.params.id, machine.cancel, 'be cancelled')
+          ctx.broadcast('file.cancelled', { id: file._id })
+          return file
+        }
+      },
+
       /** Tries every `failed` file again, of one server or of all. Answers `{retried}`. */
       retryFailed: {
         params: { serverId: 'string|optional' },

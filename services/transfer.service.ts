@@ -76,6 +76,9 @@ export function transferService(config: Config): ServiceSchema {
     events: {
       'file.pending'(this: any) {
         this.workNow()
+      },
+      'file.cancelled'(this: any, ctx: Context<{ id: string }>) {
+        for (const { drain } of this.stays.values() as Iterable<Stay>) drain?.giveUp(ctx.params.id, 'cancelled')
       }
     },
 

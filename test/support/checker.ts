@@ -32,8 +32,8 @@ export interface CheckOptions {
 /** Which state may follow which; `null` is a record's beginning. */
 const follows: Record<FileStatus | 'null', FileStatus[]> = {
   null: ['settling', 'pending', 'skipped'],
-  settling: ['settling', 'pending', 'skipped', 'vanished'],
-  pending: ['pending', 'downloading', 'settling', 'skipped', 'vanished'],
+  settling: ['settling', 'pending', 'skipped', 'vanished', 'failed'],
+  pending: ['pending', 'downloading', 'settling', 'skipped', 'vanished', 'failed'],
   downloading: ['uploaded', 'pending', 'settling', 'failed', 'vanished', 'skipped'],
   uploaded: ['notified'],
   notified: ['notified'],
