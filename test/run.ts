@@ -36,6 +36,9 @@ interface RealServer {
 
 const servers: RealServer[] = [
   { name: 'OpenSSH', starter: /\bstartSshd\b/, program: 'sshd', package: 'openssh-server' },
+  { name: 'ProFTPD', starter: /\bstartProftpd\b/, program: 'proftpd', package: 'proftpd-mod-crypto' },
+  { name: 'Apache MINA SSHD', starter: /\bstartMinaSshd\b/, program: 'mina-sshd', package: null },
+  { name: 'rclone serve sftp', starter: /\bstartRclone\b/, program: 'rclone', package: null },
   { name: 'NATS', starter: /\bstartNats\b/, program: 'nats-server', package: 'nats-server' },
   { name: 'RabbitMQ', starter: /\bstartRabbit\b/, program: 'rabbitmq-server', package: 'rabbitmq-server' },
   { name: 'MinIO', starter: /\bstartMinio\b/, program: 'minio', package: null },
@@ -43,7 +46,7 @@ const servers: RealServer[] = [
   { name: 'MongoDB', starter: /\bstartMongo\b/, program: 'mongod', package: null }
 ]
 
-/** What is built by the support code's first use needs these; a real mongod spares Java. */
+/** What is built by the support code's first use needs these. */
 const buildTools = [
   { program: 'go', package: 'golang' },
   { program: 'javac', package: 'default-jdk-headless' },
@@ -112,11 +115,7 @@ async function isMongoThere(): Promise<boolean> {
 }
 
 async function installPackages(): Promise<void> {
-  const needsJava = !(await isMongoThere())
-  const wanted = [
-    ...servers.map(({ program, package: name }) => ({ program, package: name })),
-    ...buildTools.filter(({ program }) => program === 'go' || needsJava)
-  ]
+  const wanted = [...servers.map(({ program, package: name }) => ({ program, package: name })), ...buildTools]
   const missing: string[] = []
   for (const { program, package: name } of wanted) {
     if (name !== null && (await onPath(program)) === null) missing.push(name)
@@ -214,6 +213,10 @@ async function whereabouts(server: RealServer, pins: string): Promise<[string, s
   if (path !== null) return [versionOf(server, path), path]
   const pinned = new RegExp(`/${server.program}@(v[\\w.-]+)'`).exec(pins)?.[1]
   if (pinned && existsSync(join(cacheFolder(), 'bin', server.program))) return [pinned, 'built from source, cached']
+  if (server.name === 'Apache MINA SSHD') {
+    const { builtMinaSshd, minaVersion } = await import('./support/mina-sshd.ts')
+    if (await builtMinaSshd()) return [minaVersion, 'of Maven, cached']
+  }
   const standIn = server.name === 'MongoDB' ? await mongoStandIn() : undefined
   if (standIn) return [standIn, 'stand-in of Maven, cached']
   return ['-', 'missing']

@@ -9,7 +9,13 @@ import { RemoteFile } from './reader.ts'
 import { Session } from './session.ts'
 import type { Attributes, ConnectOptions, Entry, Sftp, SftpFile, SftpTarget } from './sftp.ts'
 
-const firstMaxChannels = 8
+/** OpenSSH's MaxSessions; a server that takes fewer refuses one, which is then seen. */
+const firstMaxChannels = 10
+/** A round trip that is longer than this asks for a larger window. */
+const farMs = 30
+/** ssh2's channel window: a channel carries no more than this a round trip. */
+const defaultWindowBytes = 2 * 1024 * 1024
+const farWindowBytes = 4 * 1024 * 1024
 /** Larger answers bring nothing and come near ssh2's limit of 256 KiB a packet. */
 const maxReadBytes = 128 * 1024
 
@@ -18,6 +24,8 @@ interface Internals {
   /** ssh2 splits a larger READ into several, one after another. */
   _maxReadLen: number
   _isOpenSSH: boolean
+  _protocol: { channelWindowAdjust(channel: number, bytes: number): void }
+  outgoing: { id: number }
 }
 
 /**
@@ -41,6 +49,8 @@ class Connection implements Sftp {
   latencyMs = 0
   maxChannels = firstMaxChannels
   readBytes = 0
+  /** What may be on its way over one channel. */
+  windowBytes = defaultWindowBytes
 
   constructor(session: Session) {
     this.#session = session
@@ -70,6 +80,9 @@ class Connection implements Sftp {
       if (this.closed.aborted || errorType(error) === 'SFTP_TIMEOUT') throw error
     })
     this.latencyMs = performance.now() - start
+    if (this.latencyMs <= farMs) return
+    this.windowBytes = farWindowBytes
+    this.#widen(this.#main)
   }
 
   realpath(path: string): Promise<string> {
@@ -100,7 +113,8 @@ class Connection implements Sftp {
       signal,
       late: (lateHandle) => sftp.close(lateHandle, () => {})
     })
-    return new RemoteFile({ operations: this.#operations, sftp, handle, path, readBytes: this.readBytes })
+    const { readBytes, windowBytes } = this
+    return new RemoteFile({ operations: this.#operations, sftp, handle, path, readBytes, windowBytes })
   }
 
   rename(from: string, to: string): Promise<void> {
@@ -169,6 +183,17 @@ class Connection implements Sftp {
     sftp.on('error', lost)
     sftp.on('end', () => lost())
     sftp.on('close', () => lost())
+    this.#widen(sftp)
     return sftp
+  }
+
+  /**
+   * The server may be allowed more at any time (RFC 4254, 5.2). ssh2 tops up what it counts itself at each MiB that
+   * arrives, so what is granted here stays on top of that for good.
+   */
+  #widen(sftp: SFTPWrapper): void {
+    const more = this.windowBytes - defaultWindowBytes
+    const { _protocol, outgoing } = sftp as unknown as Internals
+    if (more > 0) _protocol.channelWindowAdjust(outgoing.id, more)
   }
 }

@@ -8,9 +8,6 @@ import { closeHandle, toAttributes } from './listing.ts'
 import type { Operations } from './operations.ts'
 import type { Attributes, SftpFile } from './sftp.ts'
 
-/** ssh2's channel window: more than this can never be on its way, so asking for more only holds buffers. */
-const windowBytes = 2 * 1024 * 1024
-
 interface ReadOptions {
   signal?: AbortSignal
   onBytes?: (bytes: number) => void
@@ -22,6 +19,8 @@ export interface OpenFile {
   handle: Buffer
   path: string
   readBytes: number
+  /** More than the channel's window can never be on its way, so asking for more would only hold buffers. */
+  windowBytes: number
 }
 
 export class RemoteFile implements SftpFile {
@@ -102,7 +101,7 @@ class Reading {
     this.#file = file
     this.#options = options
     this.#pool = poolOf(file.readBytes)
-    this.#depth = Math.max(1, Math.floor(windowBytes / file.readBytes))
+    this.#depth = Math.max(1, Math.floor(file.windowBytes / file.readBytes))
     this.#asked = start
     this.#end = end
     this.#stall = setTimeout(() => this.#checkStall(), file.operations.timeoutMs)
@@ -217,10 +216,11 @@ class Reading {
 
   #endedEarly(slot: Slot): IngestError {
     const { path } = this.#file
+    // Of all the READs past the end, this is the first to be answered: the end itself may lie before it.
     const atByte = slot.offset + slot.filled
     return new IngestError(
       'SOURCE_CHANGED',
-      `${JSON.stringify(path)} ended at byte ${atByte} though more was expected: it was cut while it was read.`,
+      `${JSON.stringify(path)} has no byte ${atByte} though more was expected: it was cut while it was read.`,
       { data: { path, atByte, expectedBytes: this.#end } }
     )
   }

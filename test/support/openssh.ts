@@ -1,12 +1,12 @@
 /** Debian's OpenSSH server as a process of the tests: own port, own keys, key login of the current user. */
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import ssh2 from 'ssh2'
-import { freePort, onPath, startProcess, temporaryFolder } from './process.ts'
+import { freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
 export interface SshdOptions {
   /** Where sessions start; a new temporary folder when absent. */
@@ -65,14 +65,12 @@ export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
       port,
       username: userInfo().username,
       privateKey: user.private,
-      hostKey: fingerprint(await readFile(at('host_key'), 'utf8')),
+      hostKey: fingerprint(host.private),
       root,
       pid: running.pid,
       log: () => running.output(),
       stop: async () => {
-        const sessions = await descendants(running.pid)
-        await running.stop()
-        for (const pid of sessions) end(pid)
+        await stopWithSessions(running)
         await remove()
       }
     }
@@ -103,33 +101,9 @@ function configuration(options: SshdOptions & { port: number; root: string; at(n
   ]
 }
 
-function fingerprint(privateKey: string): string {
+/** "SHA256:…" of a host key, as a client sees it. */
+export function fingerprint(privateKey: string): string {
   const key = ssh2.utils.parseKey(privateKey)
   if (key instanceof Error) throw key
   return `SHA256:${createHash('sha256').update(key.getPublicSSH()).digest('base64').replace(/=+$/, '')}`
-}
-
-/** sshd's sessions are in process groups of their own and outlive the listener. */
-async function descendants(pid: number): Promise<number[]> {
-  const found: number[] = []
-  const parents = new Map<number, number>()
-  for (const name of await readdir('/proc')) {
-    if (!/^\d+$/.test(name)) continue
-    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '')
-    parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]))
-  }
-  for (const child of parents.keys()) {
-    for (let at: number | undefined = parents.get(child); at; at = parents.get(at)) {
-      if (at === pid) found.push(child)
-    }
-  }
-  return found
-}
-
-function end(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL')
-  } catch {
-    // Gone by itself meanwhile.
-  }
 }

@@ -1,5 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { access, constants, mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
+import { access, constants, mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { homedir, tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -110,6 +110,35 @@ export async function startProcess(
     await started.stop('SIGKILL')
     throw error
   }
+}
+
+/** Stops a server whose sessions are processes in groups of their own, which would outlive it. */
+export async function stopWithSessions(server: RunningProcess): Promise<void> {
+  const sessions = await descendants(server.pid)
+  await server.stop()
+  for (const pid of sessions) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // Gone by itself meanwhile.
+    }
+  }
+}
+
+async function descendants(pid: number): Promise<number[]> {
+  const found: number[] = []
+  const parents = new Map<number, number>()
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '')
+    parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]))
+  }
+  for (const child of parents.keys()) {
+    for (let at: number | undefined = parents.get(child); at; at = parents.get(at)) {
+      if (at === pid) found.push(child)
+    }
+  }
+  return found
 }
 
 const lastPorts = new Set<number>()
