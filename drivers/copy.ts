@@ -35,6 +35,17 @@ export interface CopyJob {
 /** A round trip of this many milliseconds pays for one more channel: a channel carries 1-2 MiB a round trip. */
 const MS_PER_EXTRA_CHANNEL = 10
 const USUAL_CHANNELS = 4
+/** Of one reader: what is on its way from the server and what waits for the store's socket. */
+const READER_BYTES = 2.5 * 1024 * 1024
+
+function readersFor(sftp: Sftp): number {
+  return Math.min(USUAL_CHANNELS + Math.floor(sftp.latencyMs / MS_PER_EXTRA_CHANNEL), sftp.maxChannels)
+}
+
+/** What copying a file of this size holds in memory at most, about. */
+export function heldBytesOf(sizeBytes: number, sftp: Sftp): number {
+  return sizeBytes <= SMALL_FILE_BYTES ? sizeBytes : readersFor(sftp) * READER_BYTES
+}
 
 /** Resolves to how it ended; throws what `outcomeOf` then turns into an outcome. */
 export async function copyFile(sftp: Sftp, store: ObjectStore, job: CopyJob): Promise<Outcome> {
@@ -300,8 +311,7 @@ class RangeCopy {
   }
 
   async run(): Promise<void> {
-    const wanted = USUAL_CHANNELS + Math.floor(this.#sftp.latencyMs / MS_PER_EXTRA_CHANNEL)
-    const count = Math.min(wanted, this.#sftp.maxChannels, this.#missing.length)
+    const count = Math.min(readersFor(this.#sftp), this.#missing.length)
     const readers = Array.from({ length: count }, (_, channel) => this.#reader(channel))
     const ends = await Promise.allSettled(readers)
     await this.#keeping

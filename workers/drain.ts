@@ -2,7 +2,10 @@
  * A worker's stay at one server: one connection slot, one connection, and the server's pending files copied through it
  * until there are none, the slot is wanted by somebody else, or the worker stops.
  *
- *   claim -> copy -> finish, `concurrency` files side by side
+ *   claim -> wait for memory -> copy -> finish, up to `concurrency` files side by side
+ *
+ * What the files side by side hold in memory is bounded, so that a few large ones or many small ones are under way.
+ * Sizes are known only after a claim: the next one asks for as many as would fit if they were like the last.
  *
  * A file whose lease could not be renewed in time is given up before the lease ends: its signal is aborted and nothing
  * more is written for it.
@@ -11,7 +14,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { FileRecord, Outcome, UploadState } from '../domain/file.ts'
 import { outcomeOf } from '../domain/outcome.ts'
 import { SMALL_FILE_BYTES } from '../domain/ranges.ts'
-import { copyFile } from '../drivers/copy.ts'
+import { copyFile, heldBytesOf } from '../drivers/copy.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 
@@ -25,7 +28,7 @@ export interface DrainPorts {
 
 export interface DrainOptions {
   checksum: 'crc32' | 'sha256'
-  /** Files side by side over the one connection. */
+  /** Files side by side over the one connection, as far as their memory reaches. */
   concurrency: number
   /** Aborted to give everything up at once. */
   signal: AbortSignal
@@ -33,6 +36,10 @@ export interface DrainOptions {
 
 /** Give a file up when it was not renewed for this long; a lease is 30 s. */
 export const SELF_STOP_MS = 20_000
+
+const HELD_BYTES = 48 * 1024 * 1024
+/** What is claimed and has to wait is kept from other workers, so it must not be much. */
+const CLAIM_AT_ONCE = 16
 
 /** One file on its way. */
 export interface Copying {
@@ -51,6 +58,10 @@ export class Drain {
   readonly #options: DrainOptions
   #leaving = false
   #failure: unknown = null
+  /** Of the files that have their memory, and in the order of their claims those that wait for it. */
+  #heldBytes = 0
+  readonly #waiting: { bytes: number; begin(): void }[] = []
+  #usualBytes = SMALL_FILE_BYTES
 
   constructor(sftp: Sftp, store: ObjectStore, ports: DrainPorts, options: DrainOptions) {
     this.#sftp = sftp
@@ -79,16 +90,17 @@ export class Drain {
     const { concurrency, signal } = this.#options
     for (;;) {
       const isOpen = !this.#leaving && !signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
-      const free = concurrency - inFlight.size
-      const claimed = isOpen && free > 0 ? await this.#claim(free) : []
+      const limit = isOpen ? this.#room(concurrency - inFlight.size) : 0
+      const claimed = limit > 0 ? await this.#claim(limit) : []
       for (const file of claimed) {
         const one = this.#copy(file).finally(() => inFlight.delete(one))
         inFlight.add(one)
         done++
       }
       if (inFlight.size === 0) break
-      // Small files come and go: claim again when half of the places are free, not for each.
-      const enough = claimed.length === free && isOpen ? Math.floor(concurrency / 2) : inFlight.size - 1
+      if (limit > 0 && claimed.length === limit) continue
+      // Small files come and go: claim again when some places are free, not for each.
+      const enough = inFlight.size - (limit === 0 && isOpen ? Math.ceil(inFlight.size / 4) : 1)
       while (inFlight.size > enough) await Promise.race(inFlight)
     }
     if (this.#failure !== null) throw this.#failure
@@ -96,10 +108,42 @@ export class Drain {
     return done
   }
 
+  /** How many more may be claimed. */
+  #room(places: number): number {
+    if (this.#waiting.length > 0) return 0
+    const fitting = Math.floor((HELD_BYTES - this.#heldBytes) / this.#usualBytes)
+    return Math.min(places, CLAIM_AT_ONCE, this.#heldBytes === 0 ? Math.max(1, fitting) : fitting)
+  }
+
+  /** Resolves when the file may use its memory; answers what gives it back. A file that is too large goes alone. */
+  async #memoryFor(file: FileRecord): Promise<() => void> {
+    const bytes = heldBytesOf(file.size, this.#sftp)
+    await new Promise<void>((begin) => {
+      this.#waiting.push({ bytes, begin })
+      this.#admit()
+    })
+    return () => {
+      this.#heldBytes -= bytes
+      this.#admit()
+    }
+  }
+
+  #admit(): void {
+    for (let next = this.#waiting[0]; next; next = this.#waiting[0]) {
+      if (this.#heldBytes > 0 && this.#heldBytes + next.bytes > HELD_BYTES) return
+      this.#waiting.shift()
+      this.#heldBytes += next.bytes
+      next.begin()
+    }
+  }
+
   /** Where nothing can be claimed, because `files` is away, what is in flight still travels to its end. */
   async #claim(limit: number): Promise<FileRecord[]> {
     try {
-      return await this.#ports.claim(limit)
+      const claimed = await this.#ports.claim(limit)
+      const bytes = claimed.reduce((sum, file) => sum + heldBytesOf(file.size, this.#sftp), 0)
+      if (claimed.length > 0) this.#usualBytes = Math.max(1, bytes / claimed.length)
+      return claimed
     } catch {
       this.leave()
       return []
@@ -112,6 +156,7 @@ export class Drain {
     const copying: Copying = { file, bytes: 0, startedAt: now, renewedAt: now, abort }
     this.copying.set(file._id, copying)
     let hasProgressed = false
+    const release = await this.#memoryFor(file)
     try {
       const outcome = await copyFile(this.#sftp, this.#store, {
         file,
@@ -135,6 +180,7 @@ export class Drain {
     } catch (error) {
       await this.#failed(file, this.#causeOf(error, abort.signal), hasProgressed)
     } finally {
+      release()
       this.copying.delete(file._id)
     }
   }
@@ -156,8 +202,10 @@ export class Drain {
   }
 }
 
-/** How many small files travel side by side: enough to hide the round trip, within what one worker may hold in memory. */
+/**
+ * How many files travel side by side at most: each small one waits for two round trips to the server and one to the
+ * store, so a far server needs more of them at once.
+ */
 export function concurrencyFor(latencyMs: number): number {
-  const most = Math.floor((64 * 1024 * 1024) / SMALL_FILE_BYTES)
-  return Math.min(most, latencyMs > 5 ? most : 8)
+  return latencyMs > 5 ? 64 : 16
 }

@@ -7,6 +7,11 @@ import type { PartOptions } from './store.ts'
 /** So many blocks may wait for the socket: enough that it never runs dry while the source brings the next. */
 const maxUnsentBlocks = 4
 
+/**
+ * Blocks in one frame. MinIO reads a frame at a time: with 256 KiB a frame it takes half as much again as with 128 KiB.
+ */
+const blocksInFrame = 2
+
 const trailerName = 'x-amz-checksum-crc32'
 
 /** Headers of a request whose body is a `partBody`. */
@@ -20,7 +25,7 @@ export function partHeaders(options: Pick<PartOptions, 'sizeBytes'>): Record<str
 }
 
 /**
- * The body of UploadPart: `aws-chunked` frames, one a block, and the CRC-32 of the part as a trailer, so that a part
+ * The body of UploadPart: `aws-chunked` frames of a few blocks each, and the CRC-32 of the part as a trailer, so that a part
  * is proved by the store without being buffered or read twice.
  * Format: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html
  */
@@ -29,7 +34,7 @@ export function partBody(options: PartOptions): StreamedBody & { crc32(): string
   let wake: () => void = () => {}
   let isStopped = false
   return {
-    contentLength: encodedLength(options.sizeBytes, options.blockBytes),
+    contentLength: encodedLength(options.sizeBytes, options.blockBytes * blocksInFrame),
     crc32: () => reader.crc32,
     stop() {
       isStopped = true
@@ -38,20 +43,19 @@ export function partBody(options: PartOptions): StreamedBody & { crc32(): string
     },
 
     async feed(request: ClientRequest, watch): Promise<void> {
-      let frame = Buffer.alloc(0)
-      let framedBytes = -1
+      const frameBytes = options.blockBytes * blocksInFrame
+      let sentBytes = 0
       watch.rest()
-      for (let isFirst = true; ; isFirst = false) {
+      for (;;) {
         const block = await reader.next()
         if (isStopped || request.destroyed) return
         if (block === null) break
-        if (block.bytes.length !== framedBytes || isFirst) {
-          framedBytes = block.bytes.length
-          frame = Buffer.from(frameHead(framedBytes, isFirst))
-        }
         // Corked, so that a frame's head and its bytes leave in one system call.
         request.cork()
-        request.write(frame)
+        if (sentBytes % frameBytes === 0) {
+          request.write(frameHead(Math.min(frameBytes, options.sizeBytes - sentBytes), sentBytes === 0))
+        }
+        sentBytes += block.bytes.length
         request.write(block.bytes, () => {
           reader.release(block)
           // While nothing waits to be sent it is the source that is slow: no fault of the store.
@@ -61,7 +65,6 @@ export function partBody(options: PartOptions): StreamedBody & { crc32(): string
         })
         request.uncork()
         watch.arm()
-        if (isFirst) framedBytes = -1
         while (reader.held >= maxUnsentBlocks && !isStopped) {
           await new Promise<void>((resolve) => {
             wake = resolve
@@ -79,10 +82,10 @@ function frameHead(sizeBytes: number, isFirst: boolean): string {
   return `${isFirst ? '' : '\r\n'}${sizeBytes.toString(16)}\r\n`
 }
 
-function encodedLength(sizeBytes: number, blockBytes: number): number {
+function encodedLength(sizeBytes: number, fullBytes: number): number {
   const frameBytes = (size: number) => size.toString(16).length + 2 + size + 2
-  const full = Math.floor(sizeBytes / blockBytes)
-  const rest = sizeBytes % blockBytes
+  const full = Math.floor(sizeBytes / fullBytes)
+  const rest = sizeBytes % fullBytes
   const trailerBytes = `0\r\n${trailerName}:AAAAAA==\r\n\r\n`.length
-  return full * frameBytes(blockBytes) + (rest > 0 ? frameBytes(rest) : 0) + trailerBytes
+  return full * frameBytes(fullBytes) + (rest > 0 ? frameBytes(rest) : 0) + trailerBytes
 }
