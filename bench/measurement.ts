@@ -28,6 +28,7 @@ export async function measureHere(work: () => Promise<void>): Promise<Measuremen
 
 /** The side of a measured child: takes its job, answers with the measurement and ends. */
 export function answerParent(run: (job: Job) => Promise<Measurement>): void {
+  process.once('disconnect', () => process.exit(1))
   process.once('message', async (job: Job) => {
     try {
       process.send!(await run(job), () => process.exit(0))

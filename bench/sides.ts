@@ -16,7 +16,8 @@ let current: ChildProcess | null = null
 
 /** Ends the run that is under way, which then rejects. */
 export function interrupt(): void {
-  current?.kill('SIGKILL')
+  // With all that it started: rclone is the child of a shell.
+  if (current?.pid && current.exitCode === null && current.signalCode === null) process.kill(-current.pid, 'SIGKILL')
 }
 
 export function longshore(job: Job, profileDir: string | null): Promise<Measurement> {
@@ -29,7 +30,7 @@ export function naive(job: Job): Promise<Measurement> {
 }
 
 async function inChild(script: string, job: Job, execArgv: string[]): Promise<Measurement> {
-  const child = fork(join(import.meta.dirname, script), { execArgv })
+  const child = fork(join(import.meta.dirname, script), { execArgv, detached: true })
   current = child
   const ended = new Promise<never>((_, reject) => {
     child.once('exit', (code, signal) => reject(new Error(`${script} ended with ${signal ?? code} and no answer`)))
@@ -72,6 +73,7 @@ export async function rclone(job: Job, transfers: number): Promise<Measurement> 
   const startedAt = performance.now()
   const shell = spawn('bash', ['-c', 'TIMEFORMAT="cpu %U %S"; time "$@"', 'bash', ...copy], {
     env,
+    detached: true,
     stdio: ['ignore', 'ignore', 'pipe']
   })
   current = shell

@@ -25,7 +25,8 @@ const titles: Record<number, string> = {
   500: 'Internal error',
   502: 'Partner failed',
   503: 'Not available now',
-  504: 'Timed out'
+  504: 'Timed out',
+  507: 'Store full'
 }
 
 interface Thrown {
