@@ -5,6 +5,7 @@ import { realpath } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import ssh2, { type AuthContext, type Connection } from 'ssh2'
 import { serveFolder } from './sftp-folder.ts'
+import { newSshKey } from './ssh-key.ts'
 
 export interface SftpServerOptions {
   /** The folder that users see as "/". */
@@ -30,7 +31,7 @@ export interface SftpServer {
 /** Starts the server. */
 export async function startSftpServer(options: SftpServerOptions): Promise<SftpServer> {
   const root = await realpath(options.root)
-  const hostKey = options.hostKey ?? ssh2.utils.generateKeyPairSync('ed25519').private
+  const hostKey = options.hostKey ?? newSshKey().private
   const connections = new Set<Connection>()
 
   const server = new ssh2.Server({ hostKeys: [hostKey] }, (connection) => {

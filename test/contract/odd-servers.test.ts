@@ -3,11 +3,12 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { afterEach, expect, test } from '@jest/globals'
 import ssh2, { type AuthContext, type Server, type SFTPWrapper } from 'ssh2'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { connectSftp } from '../../drivers/sftp/connection.ts'
 import type { Entry } from '../../drivers/sftp/sftp.ts'
 
 const { STATUS_CODE } = ssh2.utils.sftp
-const hostKey = ssh2.utils.generateKeyPairSync('ed25519').private
+const hostKey = newSshKey().private
 let server: Server | null = null
 
 afterEach(async () => {

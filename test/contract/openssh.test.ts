@@ -1,7 +1,7 @@
 import { realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from '@jest/globals'
-import ssh2 from 'ssh2'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { connectSftp } from '../../drivers/sftp/connection.ts'
 import type { ConnectOptions, SftpTarget } from '../../drivers/sftp/sftp.ts'
 import { type Sshd, type SshdOptions, startSshd } from '../support/openssh.ts'
@@ -23,7 +23,7 @@ sftpContract('OpenSSH', async () => {
   const localRoot = await realpath(sshd.root)
   return {
     target,
-    wrongTarget: { ...target, privateKey: ssh2.utils.generateKeyPairSync('ed25519').private },
+    wrongTarget: { ...target, privateKey: newSshKey().private },
     hostKey: sshd.hostKey,
     localRoot,
     remoteRoot: localRoot,
@@ -88,7 +88,7 @@ describe('OpenSSH with limits', () => {
 
   test('shows a wrong key to the server once', async () => {
     await start({})
-    const privateKey = ssh2.utils.generateKeyPairSync('ed25519').private
+    const privateKey = newSshKey().private
     await expect(connectSftp({ ...targetOf(sshd!), privateKey }, options)).rejects.toMatchObject({
       type: 'SFTP_AUTH_FAILED'
     })

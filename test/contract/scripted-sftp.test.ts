@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { afterEach, describe, expect, test } from '@jest/globals'
 import ssh2, { type Connection, type ServerChannel, type Session, type SFTPWrapper } from 'ssh2'
 import { serveFolder } from '../../demo/sftp-folder.ts'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { connectSftp } from '../../drivers/sftp/connection.ts'
 import type { Sftp, SftpTarget } from '../../drivers/sftp/sftp.ts'
 import { fingerprint, startSshd } from '../support/openssh.ts'
@@ -14,7 +15,7 @@ import { temporaryFolder } from '../support/process.ts'
 import { type ContractServer, sftpContract } from './sftp.contract.ts'
 
 const { STATUS_CODE } = ssh2.utils.sftp
-const hostKey = ssh2.utils.generateKeyPairSync('ed25519').private
+const hostKey = newSshKey().private
 const username = 'ada'
 const password = 'a fine secret'
 

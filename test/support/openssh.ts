@@ -6,6 +6,7 @@ import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import ssh2 from 'ssh2'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
 export interface SshdOptions {
@@ -52,8 +53,8 @@ export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
   try {
     // sshd insists on this folder, which Debian makes at boot only.
     if (process.getuid?.() === 0) await promisify(execFile)('mkdir', ['-p', '-m', '0755', '/run/sshd'])
-    const host = ssh2.utils.generateKeyPairSync('ed25519')
-    const user = ssh2.utils.generateKeyPairSync('ed25519')
+    const host = newSshKey()
+    const user = newSshKey()
     await writeFile(at('host_key'), host.private, { mode: 0o600 })
     await writeFile(at('authorized_keys'), `${user.public}\n`, { mode: 0o600 })
     const port = options.port ?? (await freePort())

@@ -4,7 +4,7 @@ import { access, writeFile } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import ssh2 from 'ssh2'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { fingerprint } from './openssh.ts'
 import { freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
@@ -49,7 +49,7 @@ export async function startProftpd(): Promise<Proftpd> {
   }
 
   try {
-    const key = ssh2.utils.generateKeyPairSync('ed25519').private
+    const key = newSshKey().private
     const { username: user, uid, gid } = userInfo()
     const group = (await promisify(execFile)('id', ['-gn'])).stdout.trim()
     const port = await freePort()

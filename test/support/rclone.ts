@@ -1,7 +1,7 @@
 /** `rclone serve sftp` over a folder: Go's SFTP library behind rclone's own layer of a file system. */
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import ssh2 from 'ssh2'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { fingerprint } from './openssh.ts'
 import { freePort, goBinary, startProcess, temporaryFolder } from './process.ts'
 
@@ -31,7 +31,7 @@ export async function startRclone(): Promise<Rclone> {
   }
   try {
     const at = (name: string) => join(folder.path, name)
-    const key = ssh2.utils.generateKeyPairSync('ed25519').private
+    const key = newSshKey().private
     await writeFile(at('host_key'), key, { mode: 0o600 })
     await writeFile(at('rclone.conf'), '')
     const port = await freePort()

@@ -4,6 +4,7 @@ import { realpath } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import ssh2, { type Connection } from 'ssh2'
 import { serveFolder } from '../../demo/sftp-folder.ts'
+import { newSshKey } from '../../demo/ssh-key.ts'
 
 export interface ScriptedSftp {
   host: '127.0.0.1'
@@ -23,7 +24,7 @@ export async function startScriptedSftp(
   refuses: (path: string) => boolean = () => false
 ): Promise<ScriptedSftp> {
   const root = await realpath(folder)
-  const hostKeys = [ssh2.utils.generateKeyPairSync('ed25519').private]
+  const hostKeys = [newSshKey().private]
   const connections = new Set<Connection>()
   const [username, password] = ['ada', 'a-fine-password']
   let logins = 0
