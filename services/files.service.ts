@@ -345,6 +345,6 @@ function withoutHistory(file: FileRecord): Omit<FileRecord, 'history'> {
 
 /** What travels to a worker stays small: which parts are there the store itself says best. */
 function asOrder(file: FileRecord) {
-  const { history, ...rest } = file
+  const rest = withoutHistory(file)
   return rest.upload ? { ...rest, upload: { ...rest.upload, parts: [] } } : rest
 }

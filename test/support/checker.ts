@@ -12,6 +12,7 @@ import { s3Store } from '../../drivers/store/s3.ts'
 import type { Consumer, Received } from './consumer.ts'
 import type { Backends, Longshore } from './longshore.ts'
 import type { Json } from './rest.ts'
+import { follows } from './transitions.ts'
 
 export interface CheckReport {
   /** Each a sentence; empty when all is well. */
@@ -27,19 +28,6 @@ export interface CheckOptions {
   backends: Backends
   longshore: Longshore
   consumer: Consumer
-}
-
-/** Which state may follow which; `null` is a record's beginning. */
-const follows: Record<FileStatus | 'null', FileStatus[]> = {
-  null: ['settling', 'pending', 'skipped'],
-  settling: ['settling', 'pending', 'skipped', 'vanished', 'failed'],
-  pending: ['pending', 'downloading', 'settling', 'skipped', 'vanished', 'failed'],
-  downloading: ['uploaded', 'pending', 'settling', 'failed', 'vanished', 'skipped'],
-  uploaded: ['notified'],
-  notified: ['notified'],
-  failed: ['settling', 'pending', 'skipped'],
-  skipped: ['settling', 'pending', 'skipped'],
-  vanished: ['settling', 'pending', 'skipped']
 }
 
 export async function checkEverything(options: CheckOptions): Promise<CheckReport> {

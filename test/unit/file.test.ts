@@ -3,18 +3,7 @@ import fc from 'fast-check'
 import { FILE_BACKOFF } from '../../domain/backoff.ts'
 import type { FileRecord, FileStatus, Outcome, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
-
-/** The table of contract.md: what may follow what. */
-const legal: Record<FileStatus, FileStatus[]> = {
-  settling: ['settling', 'pending', 'skipped', 'vanished', 'failed'],
-  pending: ['pending', 'downloading', 'settling', 'skipped', 'vanished', 'failed'],
-  downloading: ['uploaded', 'pending', 'settling', 'failed', 'vanished', 'skipped'],
-  uploaded: ['notified'],
-  notified: ['notified'],
-  failed: ['pending', 'settling', 'skipped'],
-  skipped: ['pending', 'settling', 'skipped'],
-  vanished: ['pending', 'settling', 'skipped']
-}
+import { follows } from '../support/transitions.ts'
 
 const start = 1_700_000_000_000
 const rules: SightingRules = {
@@ -133,7 +122,7 @@ describe('random lives of a file', () => {
     frozen(next)
     if (next.updatedAt !== before.updatedAt || next.status !== before.status) {
       const entered = next.history !== before.history
-      if (entered || next.status !== before.status) expect(legal[before.status]).toContain(next.status)
+      if (entered || next.status !== before.status) expect(follows[before.status]).toContain(next.status)
     }
     expect(next.status === before.status || next.history !== before.history).toBe(true)
     expect(next._id).toBe(before._id)
@@ -289,7 +278,7 @@ describe('random lives of a file', () => {
     if (before && entry) {
       const same = (['status', 'worker', 'reason'] as const).every((field) => before[field] === entry[field])
       expect(same).toBe(false)
-      expect(legal[before.status]).toContain(entry.status)
+      expect(follows[before.status]).toContain(entry.status)
     }
     expect(file.object !== null).toBe(machine.isStored(file))
     expect(file.announcement !== null).toBe(machine.isStored(file))
