@@ -4,7 +4,6 @@ import type { Collection, Document, Index } from '../drivers/db/collection.ts'
 import type { Database } from '../drivers/db/connection.ts'
 
 export interface CollectionMixinOptions {
-  database: () => Promise<Database>
   name: string
   indexes: Index[]
 }
@@ -18,9 +17,9 @@ export interface WithCollection<T extends Document> {
 /**
  * moleculer-db for reading, `this.collection` for writing. None of moleculer-db's actions is published, since any
  * of them would get around the state machine; its `started` is not used either, since it tries for ever and a
- * folder that is in use should end the start.
+ * folder that is in use should end the start. The service has a method `openDatabase`.
  */
-export function collectionMixin({ database, name, indexes }: CollectionMixinOptions): Partial<ServiceSchema> {
+export function collectionMixin({ name, indexes }: CollectionMixinOptions): Partial<ServiceSchema> {
   const { actions: _actions, started: _started, stopped: _stopped, ...reading } = DbService as unknown as ServiceSchema
   return {
     mixins: [reading],
@@ -29,7 +28,7 @@ export function collectionMixin({ database, name, indexes }: CollectionMixinOpti
       async clearCache() {}
     },
     async started() {
-      this.database = await database()
+      this.database = await this.openDatabase()
       this.adapter = this.database.adapter(name)
       this.adapter.init(this.broker, this)
       await this.adapter.connect()

@@ -10,7 +10,7 @@ import type { FileRecord, Outcome, Sighting, SightingRules, UploadState } from '
 import * as machine from '../domain/file.ts'
 import { alternativeKey, objectKey } from '../domain/object-key.ts'
 import type { Collection, Query } from '../drivers/db/collection.ts'
-import { openDatabase } from '../drivers/db/connection.ts'
+import { type Database, openDatabase } from '../drivers/db/connection.ts'
 import { FileRecords, fileIndexes } from '../drivers/db/file-records.ts'
 import { mutate } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
@@ -36,7 +36,7 @@ export function filesService(config: Config): ServiceSchema {
   return {
     name: 'files',
     mixins: [
-      collectionMixin({ database: () => openDatabase(config), name: 'files', indexes: fileIndexes }),
+      collectionMixin({ name: 'files', indexes: fileIndexes }),
       tickerMixin({ name: 'rescue', everyMs: 5_000, action: 'files.rescue' })
     ],
 
@@ -309,6 +309,10 @@ export function filesService(config: Config): ServiceSchema {
     },
 
     methods: {
+      openDatabase(): Promise<Database> {
+        return openDatabase(config)
+      },
+
       /** The embedded database keeps its records in memory; what one takes is measured by bench/embedded-memory.ts. */
       async warnOfMemory(): Promise<void> {
         const records: number = await this.collection.count({})

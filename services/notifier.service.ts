@@ -5,6 +5,7 @@ import { announcementOf } from '../domain/announcement.ts'
 import { recordedError } from '../domain/errors.ts'
 import type { FileRecord } from '../domain/file.ts'
 import { openQueue } from '../drivers/queue/open.ts'
+import type { Queue } from '../drivers/queue/queue.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { persistently } from '../workers/persistently.ts'
 
@@ -47,6 +48,10 @@ export function notifierService(config: Config): ServiceSchema {
     },
 
     methods: {
+      openQueue(): Queue {
+        return openQueue(config, this.logger)
+      },
+
       async publishAll(files: FileRecord[]): Promise<void> {
         const sent: { id: string; epoch: number }[] = []
         const publish = async (file: FileRecord) => {
@@ -70,7 +75,7 @@ export function notifierService(config: Config): ServiceSchema {
     },
 
     started(this: any) {
-      this.queue = openQueue(config, this.logger)
+      this.queue = this.openQueue()
       // The broker may be away at the start: the queue goes on trying by itself.
       this.queue.open().catch((error: Error) => this.logger.warn(`announcements wait: ${error.message}`))
     },

@@ -6,7 +6,8 @@ import { IngestError, type RecordedError, recordedError } from '../domain/errors
 import type { Sighting } from '../domain/file.ts'
 import type { ScanSummary } from '../domain/server.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
-import type { Sftp } from '../drivers/sftp/sftp.ts'
+import { connectSftp } from '../drivers/sftp/connection.ts'
+import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer, type ServerTarget } from '../workers/connect.ts'
 import { lookAgain } from '../workers/look.ts'
@@ -117,6 +118,10 @@ export function scannerService(config: Config): ServiceSchema {
     },
 
     methods: {
+      openSftp(target: SftpTarget, options: ConnectOptions): Promise<Sftp> {
+        return connectSftp(target, options)
+      },
+
       begin(order: WorkOrder): Promise<void> {
         const running: Promise<void> = this.scanOne(order).finally(() => this.scans.delete(running))
         this.scans.add(running)
@@ -245,6 +250,7 @@ export function scannerService(config: Config): ServiceSchema {
       this.connector = {
         encryptionKey: config.encryptionKey,
         resolveAddress,
+        open: this.openSftp,
         pinHostKey: (id, hostKey) => this.broker.call('servers.pinHostKey', { id, hostKey })
       } satisfies Connector
     },

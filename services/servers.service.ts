@@ -10,7 +10,7 @@ import type { ScanSummary, ServerRecord, Slot } from '../domain/server.ts'
 import * as registry from '../domain/server.ts'
 import { newServer, type ServerInput } from '../domain/server-input.ts'
 import type { Index } from '../drivers/db/collection.ts'
-import { openDatabase } from '../drivers/db/connection.ts'
+import { type Database, openDatabase } from '../drivers/db/connection.ts'
 import { mutate } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
 import type { ServerTarget } from '../workers/connect.ts'
@@ -40,7 +40,7 @@ const byId = { id: 'string' }
 export function serversService(config: Config): ServiceSchema {
   return {
     name: 'servers',
-    mixins: [collectionMixin({ database: () => openDatabase(config), name: 'servers', indexes: serverIndexes })],
+    mixins: [collectionMixin({ name: 'servers', indexes: serverIndexes })],
 
     actions: {
       /** Registers a server whose secrets are sealed already. CONFLICT when the name is taken. */
@@ -297,6 +297,10 @@ export function serversService(config: Config): ServiceSchema {
     },
 
     methods: {
+      openDatabase(): Promise<Database> {
+        return openDatabase(config)
+      },
+
       async require(id: string): Promise<ServerRecord> {
         const [server] = await this.collection.findByIds([id])
         if (!server || server.deletedAt) throw new IngestError('NOT_FOUND', `there is no server ${id}`)

@@ -2,6 +2,7 @@
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { openStore } from '../drivers/store/open.ts'
+import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 
 const SWEEP_EVERY_MS = 10 * 60_000
@@ -94,12 +95,18 @@ export function storageService(config: Config): ServiceSchema {
       }
     },
 
+    methods: {
+      openStore(): ObjectStore {
+        return openStore(config)
+      }
+    },
+
     created(this: any) {
       this.isReady = false
     },
 
     started(this: any) {
-      this.store = openStore(config)
+      this.store = this.openStore()
     },
 
     async stopped(this: any) {

@@ -4,7 +4,10 @@ import type { Config } from '../config.ts'
 import { blameOf, IngestError, recordedError } from '../domain/errors.ts'
 import { type FileRecord, RENEW_MS } from '../domain/file.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
+import { connectSftp } from '../drivers/sftp/connection.ts'
+import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 import { openStore } from '../drivers/store/open.ts'
+import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer } from '../workers/connect.ts'
 import { type Copying, concurrencyFor, Drain, SELF_STOP_MS } from '../workers/drain.ts'
@@ -83,6 +86,14 @@ export function transferService(config: Config): ServiceSchema {
     },
 
     methods: {
+      openStore(): ObjectStore {
+        return openStore(config)
+      },
+
+      openSftp(target: SftpTarget, options: ConnectOptions): Promise<Sftp> {
+        return connectSftp(target, options)
+      },
+
       async arrive(id: string): Promise<void> {
         const request = { id, kind: 'transfer', holder: this.worker }
         const { slotId, order }: any = await this.broker.call('servers.takeSlot', request)
@@ -177,11 +188,12 @@ export function transferService(config: Config): ServiceSchema {
     },
 
     async started(this: any) {
-      this.store = openStore(config)
+      this.store = this.openStore()
       const resolveAddress = addressPolicy({ allow: config.allowNetworks, deny: config.denyNetworks })
       this.connector = {
         encryptionKey: config.encryptionKey,
         resolveAddress,
+        open: this.openSftp,
         pinHostKey: (id, hostKey) => this.broker.call('servers.pinHostKey', { id, hostKey })
       } satisfies Connector
     },

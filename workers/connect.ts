@@ -3,8 +3,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { SealedSecret } from '../domain/sealed.ts'
 import type { SecretField, ServerAddress } from '../domain/server.ts'
 import { unseal } from '../drivers/secrets.ts'
-import { connectSftp } from '../drivers/sftp/connection.ts'
-import type { Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
+import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 
 /** What `servers` hands to a worker: it may cross the network, because its secrets are sealed. */
 export interface ServerTarget extends ServerAddress {
@@ -15,6 +14,8 @@ export interface ServerTarget extends ServerAddress {
 export interface Connector {
   encryptionKey: Buffer
   resolveAddress(host: string): Promise<string>
+  /** Connects with plaintext secrets. */
+  open(target: SftpTarget, options: ConnectOptions): Promise<Sftp>
   /** Pins the key where none is pinned yet; answers the pinned one. */
   pinHostKey(serverId: string, fingerprint: string): Promise<string>
 }
@@ -25,7 +26,7 @@ export async function connectToServer(connector: Connector, server: ServerTarget
   for (const [field, sealed] of Object.entries(server.secrets)) {
     if (sealed) target[field as SecretField] = unseal(connector.encryptionKey, sealed, `${server.id}:${field}`)
   }
-  return connectSftp(target, {
+  return connector.open(target, {
     signal,
     resolveAddress: connector.resolveAddress,
     async verifyHostKey(fingerprint) {

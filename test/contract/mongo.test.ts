@@ -224,13 +224,8 @@ describe('the connection to MongoDB', () => {
     function schema(name: string): never {
       return {
         name,
-        mixins: [
-          collectionMixin({
-            database: () => openDatabase({ mongoUrl: mongo.url, dataDir: 'unused' }),
-            name: 'mixed',
-            indexes: thingIndexes
-          })
-        ],
+        mixins: [collectionMixin({ name: 'mixed', indexes: thingIndexes })],
+        methods: { openDatabase: () => openDatabase({ mongoUrl: mongo.url, dataDir: 'unused' }) },
         actions: {
           async put(this: Reading) {
             const documents = ['a', 'b', 'c'].map((_id, size) => ({ ...one, _id, size, detail: {} }))

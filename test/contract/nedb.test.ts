@@ -227,9 +227,8 @@ describe('the embedded database', () => {
     const broker = new ServiceBroker({ logger: false })
     const schema = {
       name: 'things',
-      mixins: [
-        collectionMixin({ database: () => openDatabase({ mongoUrl: null, dataDir }), name: 'things', indexes: [] })
-      ],
+      mixins: [collectionMixin({ name: 'things', indexes: [] })],
+      methods: { openDatabase: () => openDatabase({ mongoUrl: null, dataDir }) },
       actions: {
         async list(this: WithCollection<Thing> & { _find: (ctx: unknown, params: object) => Promise<Thing[]> }) {
           await this.collection.insertNew([
