@@ -11,6 +11,7 @@ import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import ipaddr from 'ipaddr.js'
 import { z } from 'zod'
+import { type Failpoint, failpointNames, parseFailpoints } from './drivers/failpoint.ts'
 
 export const serviceNames = ['servers', 'files', 'scanner', 'transfer', 'storage', 'notifier', 'api'] as const
 export type ServiceName = (typeof serviceNames)[number]
@@ -54,6 +55,8 @@ export interface Config {
   /** Absolute. */
   dataDir: string
   logLevel: string
+  /** Empty but in tests. */
+  failpoints: Failpoint[]
   /** True without MONGO_URL: records are NeDB files under `dataDir`, and only one process may use them. */
   embedded: boolean
 }
@@ -185,6 +188,14 @@ function secret<Schema extends z.ZodType>(meaning: string, schema: Schema): Row<
   return { schema, meaning, default: null, secret: true }
 }
 
+const failpoints = z.string().transform((value, context): Failpoint[] => {
+  const points = parseFailpoints(value)
+  if (points !== null) return points
+  const message = `should be place=crash, place=error or place=pause:ms, each with @n for the n-th pass, comma-separated; places are ${failpointNames.join(', ')}`
+  context.addIssue({ code: 'custom', message })
+  return z.NEVER
+})
+
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
 
 const variables = {
@@ -254,7 +265,8 @@ const variables = {
   API_PORT: row('The port of the API; 0 picks a free one and logs it', port, '3000'),
   METRICS_PORT: row('The port of /metrics and /health on a process without api; absent: none', port),
   DATA_DIR: row('The folder of the embedded backends', z.string(), './data'),
-  LOG_LEVEL: row('How much is logged', z.enum(logLevels, `should be one of ${logLevels.join(', ')}`), 'info')
+  LOG_LEVEL: row('How much is logged', z.enum(logLevels, `should be one of ${logLevels.join(', ')}`), 'info'),
+  FAILPOINTS: row('For tests of Longshore itself: where a process kills itself, fails or pauses', failpoints)
 }
 
 type Name = keyof typeof variables
@@ -307,6 +319,7 @@ export function loadConfig(env: NodeJS.ProcessEnv, options: { withoutServices?: 
     metricsPort: values.METRICS_PORT,
     dataDir,
     logLevel: values.LOG_LEVEL!,
+    failpoints: values.FAILPOINTS ?? [],
     embedded
   })
 }

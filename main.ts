@@ -1,5 +1,6 @@
 /** `npm start`: every service of SERVICES in this process, until SIGTERM or SIGINT. */
 import { ConfigError, loadConfig } from './config.ts'
+import { armFailpoints } from './drivers/failpoint.ts'
 import { createNode, stopNode } from './node.ts'
 import { startProbe } from './probe.ts'
 
@@ -20,6 +21,7 @@ function configuration() {
 }
 
 const config = configuration()
+armFailpoints(config.failpoints)
 const broker = await createNode(config)
 let stopping = false
 

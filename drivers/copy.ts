@@ -17,6 +17,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { FileRecord, ObjectInfo, Outcome, UploadState } from '../domain/file.ts'
 import { alternativeKey } from '../domain/object-key.ts'
 import { type PartPlan, partRange, planParts, SMALL_FILE_BYTES } from '../domain/ranges.ts'
+import { failpoint } from './failpoint.ts'
 import type { Attributes, Sftp, SftpFile } from './sftp/sftp.ts'
 import type { Condition, ObjectStore, StoredObject, StoredPart } from './store/store.ts'
 
@@ -329,6 +330,7 @@ class RangeCopy {
       this.#holdAgainst(await handle.stat())
       for (let number = this.#missing.shift(); number !== undefined; number = this.#missing.shift()) {
         this.#keep(await this.#part(handle, number, signal))
+        await failpoint('between-parts')
       }
       this.#holdAgainst(await handle.stat())
     } catch (error) {

@@ -4,6 +4,7 @@ import type { Config } from '../config.ts'
 import { announcementOf } from '../domain/announcement.ts'
 import { recordedError } from '../domain/errors.ts'
 import type { FileRecord } from '../domain/file.ts'
+import { failpoint } from '../drivers/failpoint.ts'
 import { openQueue } from '../drivers/queue/open.ts'
 import type { Queue } from '../drivers/queue/queue.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
@@ -65,6 +66,7 @@ export function notifierService(config: Config): ServiceSchema {
           }
         }
         await Promise.allSettled(files.map(publish))
+        if (sent.length > 0) await failpoint('after-confirm')
         if (sent.length > 0)
           await persistently(REPORT_FOR_MS, () => this.broker.call('files.announced', { holds: sent }))
       }

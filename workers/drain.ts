@@ -15,6 +15,7 @@ import type { FileRecord, Outcome, UploadState } from '../domain/file.ts'
 import { outcomeOf } from '../domain/outcome.ts'
 import { SMALL_FILE_BYTES } from '../domain/ranges.ts'
 import { copyFile, heldBytesOf } from '../drivers/copy.ts'
+import { failpoint } from '../drivers/failpoint.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 
@@ -158,6 +159,7 @@ export class Drain {
     let hasProgressed = false
     const release = await this.#memoryFor(file)
     try {
+      await failpoint('after-claim')
       const outcome = await copyFile(this.#sftp, this.#store, {
         file,
         checksum: this.#options.checksum,
@@ -176,6 +178,7 @@ export class Drain {
           if (age > SELF_STOP_MS) throw new IngestError('LEASE_LOST', `not renewed for ${age} ms`)
         }
       })
+      await failpoint('after-complete')
       await this.#ports.finish(file, outcome)
     } catch (error) {
       await this.#failed(file, this.#causeOf(error, abort.signal), hasProgressed)

@@ -45,8 +45,14 @@ describe('loadConfig', () => {
       metricsPort: null,
       dataDir: folder,
       logLevel: 'info',
+      failpoints: [],
       embedded: true
     })
+  })
+
+  test('failpoints are read, and a place that is none is refused with the places there are', () => {
+    expect(load({ FAILPOINTS: 'after-claim=crash@2' }).failpoints).toMatchObject([{ name: 'after-claim', pass: 2 }])
+    expect(refusal({ FAILPOINTS: 'nowhere=crash' })).toMatch(/^FAILPOINTS should be .*between-parts/)
   })
 
   test('a full environment is read whole', () => {
