@@ -3,11 +3,11 @@ import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { goBinary } from '../test/support/process.ts'
+import { goBinary, pinnedVersion } from '../test/support/go-programs.ts'
 import type { Job, Measurement } from './measurement.ts'
 
 /** The newest release when the goals were set. */
-export const rcloneVersion = 'v1.76.0'
+export const rcloneVersion = pinnedVersion('rclone')
 
 /** How often a foreign process's peak memory is read: the kernel keeps the peak, so only the last moment can be missed. */
 const SAMPLE_MS = 50
@@ -68,7 +68,7 @@ export async function rclone(job: Job, transfers: number): Promise<Measurement> 
   }
   const named = Object.entries(remotes).map(([name, value]) => [`RCLONE_CONFIG_${name}`, value])
   const env = { ...process.env, RCLONE_CONFIG: join(job.dataDir, 'rclone.conf'), ...Object.fromEntries(named) }
-  const binary = await goBinary('rclone', `github.com/rclone/rclone@${rcloneVersion}`)
+  const binary = await goBinary('rclone')
   const copy = [binary, 'copy', '--transfers', String(transfers), `source:${folder}`, `store:${bucket}`]
   const startedAt = performance.now()
   const shell = spawn('bash', ['-c', 'TIMEFORMAT="cpu %U %S"; time "$@"', 'bash', ...copy], {

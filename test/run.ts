@@ -12,7 +12,8 @@ import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join, relative, resolve } from 'node:path'
-import { cacheFolder, goBinary, onPath, temporaryFolder } from './support/process.ts'
+import { builtProgramPath, goBinary, goPrograms, pinnedVersion } from './support/go-programs.ts'
+import { cacheFolder, onPath, temporaryFolder } from './support/process.ts'
 
 const root = resolve(import.meta.dirname, '..')
 const supportFolder = join(root, 'test/support')
@@ -77,14 +78,9 @@ function folderOrPattern(argument: string): string {
 
 async function prepare(): Promise<void> {
   await installPackages()
-  const sources = await supportSources()
-  // The support files pin their Go modules; built here, so that minutes of building are no test's time.
-  for (const { text } of sources) {
-    for (const [, path, version] of text.matchAll(/'((?:[\w-]+\.)+[a-z]+\/[\w./-]+)@(v[\w.-]+)'/g)) {
-      await attempt(`build ${path}`, () => goBinary(path!.split('/').at(-1)!, `${path}@${version}`))
-    }
-  }
-  for (const { path, text } of sources) {
+  // Built here, so that minutes of building are no test's time.
+  for (const program of goPrograms) await attempt(`build ${program}`, () => goBinary(program))
+  for (const { path, text } of await supportSources()) {
     for (const [, name] of text.matchAll(/^export (?:async )?function (prepare\w*)\(/gm)) {
       await attempt(`${name} of ${relative(root, path)}`, async () => (await import(path))[name!]())
     }
@@ -168,11 +164,10 @@ async function report(result: JestResult): Promise<void> {
   for (const { name, assertionResults } of result.testResults) {
     if (assertionResults.some(({ status }) => status === 'passed')) texts.push(...(await sourcesOf(name)).values())
   }
-  const pins = (await supportSources()).map(({ text }) => text).join('\n')
   const rows: string[][] = [['server', 'version', 'found', 'exercised']]
   for (const server of servers) {
     const isExercised = texts.some((text) => server.starter.test(usesOf(text)))
-    rows.push([server.name, ...(await whereabouts(server, pins)), isExercised ? 'yes' : 'no'])
+    rows.push([server.name, ...(await whereabouts(server)), isExercised ? 'yes' : 'no'])
     if (!isExercised && isCi && patterns.length === 0)
       problems.push(`${server.name} was not exercised, and CI=true asks for it`)
   }
@@ -207,12 +202,12 @@ async function supportSources(): Promise<{ path: string; text: string }[]> {
 }
 
 /** Its version, and where it was found. */
-async function whereabouts(server: RealServer, pins: string): Promise<[string, string]> {
+async function whereabouts(server: RealServer): Promise<[string, string]> {
   if (server.name === 'MongoDB' && process.env.MONGO_TEST_URL) return ['the given one', 'MONGO_TEST_URL']
   const path = await onPath(server.program)
   if (path !== null) return [versionOf(server, path), path]
-  const pinned = new RegExp(`/${server.program}@(v[\\w.-]+)'`).exec(pins)?.[1]
-  if (pinned && existsSync(join(cacheFolder(), 'bin', server.program))) return [pinned, 'built from source, cached']
+  const pinned = pinnedVersion(server.program)
+  if (pinned && existsSync(builtProgramPath(server.program))) return [pinned, 'built from source, cached']
   if (server.name === 'Apache MINA SSHD') {
     const { builtMinaSshd, minaVersion } = await import('./support/mina-sshd.ts')
     if (await builtMinaSshd()) return [minaVersion, 'of Maven, cached']

@@ -1,11 +1,8 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { S3Client } from '../../drivers/store/s3-request.ts'
-import { freePort, goBinary, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
-
-/** Versions that the tests were written against. */
-const minioModule = 'github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c'
-const versitygwModule = 'github.com/versity/versitygw/cmd/versitygw@v1.8.0'
+import { goBinary } from './go-programs.ts'
+import { freePort, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
 
 export interface S3Server {
   readonly endpoint: string
@@ -31,7 +28,7 @@ const secretKey = 'longshore-test'
 
 /** A MinIO server of one drive on loopback. */
 export async function startMinio(options: S3ServerOptions = {}): Promise<S3Server> {
-  const binary = await goBinary('minio', minioModule)
+  const binary = await goBinary('minio')
   return serve(options, async (dir, port) => ({
     command: binary,
     args: ['server', dir, '--address', `127.0.0.1:${port}`, '--quiet', '--anonymous'],
@@ -47,7 +44,7 @@ export async function startMinio(options: S3ServerOptions = {}): Promise<S3Serve
 
 /** A Versity gateway over a folder on loopback: a second S3 of another making. */
 export async function startVersitygw(options: S3ServerOptions = {}): Promise<S3Server> {
-  const binary = await goBinary('versitygw', versitygwModule)
+  const binary = await goBinary('versitygw')
   return serve(options, async (dir, port) => {
     const data = join(dir, 'data')
     const sidecar = join(dir, 'sidecar')

@@ -1,10 +1,9 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { access, constants, mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { access, constants, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { homedir, tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { promisify } from 'node:util'
 
 export interface RunningProcess {
   readonly pid: number
@@ -179,34 +178,8 @@ export async function onPath(name: string): Promise<string | null> {
   return null
 }
 
-/**
- * A Go program: named by `<NAME>_BIN` in the environment, on PATH, built earlier, or built now (minutes) with `go`
- * from `moduleAtVersion` (`module/path@version`). Rejects where there is no `go` either.
- */
-export async function goBinary(name: string, moduleAtVersion: string): Promise<string> {
-  const named = process.env[`${name.toUpperCase()}_BIN`]
-  if (named) return named
-  const installed = await onPath(name)
-  if (installed) return installed
-  const folder = join(cacheFolder(), 'bin')
-  const cached = join(folder, name)
-  if (await isProgram(cached)) return cached
-  // Built aside and renamed, so that two runs at once never see half a program.
-  const building = join(folder, `.${name}-${process.pid}`)
-  await mkdir(building, { recursive: true })
-  try {
-    await promisify(execFile)('go', ['install', moduleAtVersion], {
-      env: { ...process.env, GOBIN: building, CGO_ENABLED: '0' },
-      maxBuffer: 64 * 1024 * 1024
-    })
-    await rename(join(building, name), cached)
-  } finally {
-    await rm(building, { recursive: true, force: true })
-  }
-  return cached
-}
-
-async function isProgram(path: string): Promise<boolean> {
+/** Whether there is a program at this path. */
+export async function isProgram(path: string): Promise<boolean> {
   return access(path, constants.X_OK).then(
     () => true,
     () => false

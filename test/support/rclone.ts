@@ -2,11 +2,9 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { newSshKey } from '../../demo/ssh-key.ts'
+import { goBinary } from './go-programs.ts'
 import { fingerprint } from './openssh.ts'
-import { freePort, goBinary, startProcess, temporaryFolder } from './process.ts'
-
-/** The version that the tests were written against. */
-const rcloneModule = 'github.com/rclone/rclone@v1.76.0'
+import { freePort, startProcess, temporaryFolder } from './process.ts'
 
 export interface Rclone {
   host: '127.0.0.1'
@@ -22,7 +20,7 @@ export interface Rclone {
 }
 
 export async function startRclone(): Promise<Rclone> {
-  const rclone = await goBinary('rclone', rcloneModule)
+  const rclone = await goBinary('rclone')
   const folder = await temporaryFolder('rclone')
   const root = await temporaryFolder('sftp-root')
   const remove = async () => {
