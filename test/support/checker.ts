@@ -1,18 +1,24 @@
-/**
- * What must be true after every run, whatever happened during it: the SFTP tree on disk, the records, the store and
- * everything that a consumer received are held against each other.
- */
+/** Collects what `invariants.ts` judges from real backends: the SFTP tree on disk, the API, the store, a consumer. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { Client } from 'minio'
-import type { FileStatus } from '../../domain/file.ts'
+import mongoose from 'mongoose'
 import { SMALL_FILE_BYTES } from '../../domain/ranges.ts'
+import type { ServerRecord } from '../../domain/server.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
 import type { Consumer, Received } from './consumer.ts'
+import {
+  type CheckedMessage,
+  type CheckedRecord,
+  type Content,
+  judge,
+  type Rules,
+  type Snapshot,
+  type Source
+} from './invariants.ts'
 import type { Backends, Longshore } from './longshore.ts'
 import type { Json } from './rest.ts'
-import { follows } from './transitions.ts'
 
 export interface CheckReport {
   /** Each a sentence; empty when all is well. */
@@ -28,33 +34,68 @@ export interface CheckOptions {
   backends: Backends
   longshore: Longshore
   consumer: Consumer
+  /** By default every file is expected to be `notified`. */
+  rules?: Rules
+  /** What a path held before, oldest first, where files changed or went during the run. */
+  past?: ReadonlyMap<string, Content[]>
+  /** Whether the policy takes a path; by default it takes all. */
+  isTaken?: (path: string) => boolean
 }
 
 export async function checkEverything(options: CheckOptions): Promise<CheckReport> {
+  const snapshot = await collect(options)
+  const { problems, duplicates } = judge(snapshot, options.rules ?? { end: 'notified' })
+  const there = snapshot.sources.filter(({ isThere }) => isThere)
+  const bytes = there.reduce((sum, { contents }) => sum + contents.at(-1)!.size, 0)
+  return { problems, files: there.length, bytes, messages: snapshot.messages.length, duplicates }
+}
+
+/** Everything that is judged, as it is now. Longshore must be running: records come from its API. */
+export async function collect(options: CheckOptions): Promise<Snapshot> {
   const { backends, longshore, consumer } = options
-  const problems: string[] = []
-  const sources = await sourceTree(backends.root)
-  const records = await longshore.api.files()
-  await checkRecords(longshore, sources, records, problems)
-  await checkStore(backends, sources, records, problems)
-  const duplicates = checkMessages(records, consumer.messages, problems)
-  await checkSecrets(options, problems)
-  let bytes = 0
-  for (const { size } of sources.values()) bytes += size
-  return { problems, files: sources.size, bytes, messages: consumer.messages.length, duplicates }
+  const { api } = longshore
+  const servers = await api.get('/servers')
+  const records: CheckedRecord[] = []
+  for (const { id } of await api.files()) records.push(recordOf(await api.get(`/files/${id}`)))
+  return {
+    sources: await sourcesOf(options, servers.items ?? servers),
+    records,
+    ...(await storeOf(backends, records)),
+    leftovers: await leftoversOf(backends),
+    messages: consumer.messages.map(messageOf),
+    texts: {
+      'the output of the processes': longshore.output(),
+      'GET /servers': JSON.stringify(servers),
+      'the messages': JSON.stringify(consumer.messages.map(({ event }) => event))
+    },
+    secrets: [...backends.canaries, ...Object.values(longshore.keys)]
+  }
 }
 
-interface Source {
-  size: number
-  sha256: string
+async function sourcesOf({ backends, past, isTaken }: CheckOptions, servers: Json[]): Promise<Source[]> {
+  const there = await sourceTree(backends.root)
+  const paths = new Set([...there.keys(), ...(past?.keys() ?? [])])
+  return [...paths].flatMap((path) => {
+    const now = there.get(path)
+    const contents = [...(past?.get(path) ?? []), ...(now ? [now] : [])]
+    const source = { path, contents, isThere: now !== undefined, isTaken: isTaken?.(path) ?? true }
+    const owners = servers.filter(({ roots }) =>
+      roots.some((root: string) => root === '/' || path.startsWith(`${root}/`))
+    )
+    return owners.map(({ id }) => ({ ...source, serverId: id as string }))
+  })
 }
 
-async function sourceTree(root: string): Promise<Map<string, Source>> {
-  const sources = new Map<string, Source>()
+/** Every file below a folder, by its path. */
+export async function sourceTree(root: string): Promise<Map<string, Content>> {
+  const sources = new Map<string, Content>()
   for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue
     const path = `${entry.parentPath}/${entry.name}`
-    sources.set(path, { size: (await stat(path)).size, sha256: await sha256(createReadStream(path)) })
+    const { size, mtimeMs } = await stat(path)
+    // SFTP knows seconds only.
+    const mtime = Math.floor(mtimeMs / 1000) * 1000
+    sources.set(path, { size, mtime, sha256: await sha256(createReadStream(path)) })
   }
   return sources
 }
@@ -65,121 +106,80 @@ async function sha256(bytes: AsyncIterable<unknown>): Promise<string> {
   return hash.digest('hex')
 }
 
-const shown = (path: string) => JSON.stringify(path)
+function toldOf({ bucket, key, etag, size, checksum }: Json): string {
+  return JSON.stringify([bucket, key, etag, size, checksum?.value])
+}
 
-async function checkRecords(
-  { api }: Longshore,
-  sources: Map<string, Source>,
-  records: Json[],
-  problems: string[]
-): Promise<void> {
-  const byPath = Map.groupBy(records, ({ path }) => path as string)
-  for (const path of sources.keys()) if (!byPath.has(path)) problems.push(`${shown(path)} has no record`)
-  for (const [path, [first, ...more]] of byPath) {
-    if (more.length > 0) problems.push(`${shown(path)} has ${more.length + 1} records`)
-    const source = sources.get(path)
-    if (!source) problems.push(`${shown(path)} has a record and is not on the server`)
-    else if (first.size !== source.size) problems.push(`${shown(path)} has size ${first.size}, not ${source.size}`)
-    if (first.status !== 'notified') problems.push(`${shown(path)} is ${first.status}: ${first.error?.message ?? ''}`)
-  }
-  for (const { id, path } of records) {
-    const { history, status, historyDropped } = await api.get(`/files/${id}`)
-    if (historyDropped > 0) problems.push(`${shown(path)}: ${historyDropped} entries of its history were dropped`)
-    let before: FileStatus | 'null' = 'null'
-    let at = ''
-    for (const entry of history) {
-      if (!follows[before].includes(entry.status))
-        problems.push(`${shown(path)} went from ${before} to ${entry.status}`)
-      if (entry.at < at) problems.push(`${shown(path)}: its history goes back in time at ${entry.at}`)
-      before = entry.status
-      at = entry.at
-    }
-    if (before !== status) problems.push(`${shown(path)} is ${status}, and its history ends in ${before}`)
+function recordOf(view: Json): CheckedRecord {
+  const { id, serverId, serverName, path, version, size, status, object, historyDropped } = view
+  return {
+    ...{ id, serverId, serverName, path, version, size, status, historyDropped },
+    mtime: Date.parse(view.mtime),
+    why: view.error?.message ?? view.reason,
+    object: object && {
+      ...{ key: object.key, size: object.size, told: toldOf(object) },
+      storedAt: Date.parse(object.storedAt)
+    },
+    messageId: view.notification?.messageId ?? null,
+    history: view.history.map((entry: Json) => ({ at: Date.parse(entry.at), status: entry.status }))
   }
 }
 
-async function checkStore(
-  { minio, bucket }: Backends,
-  sources: Map<string, Source>,
-  records: Json[],
-  problems: string[]
-): Promise<void> {
+function messageOf({ messageId, contentType, event, receivedAt }: Received): CheckedMessage {
+  const { fileId, path } = event.data
+  const { id: eventId, subject } = event
+  return { messageId, contentType, receivedAt, fileId, eventId, subject, path, told: toldOf(event.data) }
+}
+
+async function storeOf({ minio, bucket }: Backends, records: CheckedRecord[]) {
   const { endpoint, accessKey, secretKey } = minio
   const store = s3Store({ endpoint, accessKey, secretKey, bucket })
+  const objects: Snapshot['objects'] = new Map()
+  const uploads = new Map<string, { key: string; uploadId: string }>()
   try {
-    const orphans = new Set(await keysOf({ endpoint, accessKey, secretKey, bucket }))
-    for (const { path, object } of records) {
-      if (!object) {
-        problems.push(`${shown(path)} has no object`)
-        continue
-      }
-      if (!orphans.delete(object.key)) problems.push(`${shown(path)}: no object of its own under ${shown(object.key)}`)
-      const sum = await store.read(object.key).then(sha256, (error: Error) => error.message)
-      const source = sources.get(path)
-      if (source && sum !== source.sha256) problems.push(`${shown(path)}: the object is not the source (${sum})`)
-      // MinIO finds uploads of before its restart only by their key.
-      const uploads = object.size > SMALL_FILE_BYTES ? await store.listUploads(object.key) : []
-      if (uploads.length > 0) problems.push(`${shown(path)}: ${uploads.length} multipart uploads were left`)
+    for (const { name, size } of await listed({ endpoint, accessKey, secretKey, bucket })) {
+      objects.set(name, { size, sha256: await store.read(name).then(sha256) })
     }
-    for (const key of orphans) problems.push(`the object ${shown(key)} belongs to no record`)
-    const left = await store.listStaleUploads(Date.now() + 60_000)
-    for (const { key } of left) problems.push(`a multipart upload of ${shown(key)} was left`)
+    for (const { key, uploadId } of await store.listStaleUploads(Date.now() + 60_000))
+      uploads.set(uploadId, { key, uploadId })
+    // MinIO finds uploads of before its restart only by their key.
+    for (const { object } of records) {
+      if (!object || object.size <= SMALL_FILE_BYTES) continue
+      const { key } = object
+      for (const { uploadId } of await store.listUploads(key)) uploads.set(uploadId, { key, uploadId })
+    }
   } finally {
     await store.close()
   }
+  return { objects, uploads: [...uploads.values()] }
 }
 
-async function keysOf(options: { endpoint: string; accessKey: string; secretKey: string; bucket: string }) {
+async function listed(options: { endpoint: string; accessKey: string; secretKey: string; bucket: string }) {
   const { hostname, port } = new URL(options.endpoint)
   const { accessKey, secretKey, bucket } = options
   const client = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey })
-  const keys: string[] = []
-  for await (const { name } of client.listObjectsV2(bucket, '', true)) keys.push(name)
-  return keys
+  const found: { name: string; size: number }[] = []
+  for await (const { name, size } of client.listObjectsV2(bucket, '', true)) found.push({ name, size })
+  return found
 }
 
-/** The number of repeats. */
-function checkMessages(records: Json[], messages: readonly Received[], problems: string[]): number {
-  const byId = new Map(records.map((record) => [record.id as string, record]))
-  const ids = new Map<string, string>()
-  let duplicates = 0
-  for (const { messageId, contentType, event } of messages) {
-    const record = byId.get(event.data.fileId)
-    const path = shown(event.subject)
-    if (!record) {
-      problems.push(`a message for ${path}, which has no record`)
-      continue
-    }
-    const { data } = event
-    if (contentType !== 'application/cloudevents+json') problems.push(`${path}: its message is ${contentType}`)
-    if (messageId !== event.id) problems.push(`${path}: messageId ${messageId} and event id ${event.id} differ`)
-    if (event.subject !== record.path || data.path !== record.path)
-      problems.push(`${path}: the message has another path`)
-    const told = [data.bucket, data.key, data.etag, data.size, data.checksum?.value]
-    const { object } = record
-    const stored = [object?.bucket, object?.key, object?.etag, object?.size, object?.checksum.value]
-    if (JSON.stringify(told) !== JSON.stringify(stored)) problems.push(`${path}: the message tells of another object`)
-    const known = ids.get(record.id)
-    if (known === undefined) ids.set(record.id, messageId)
-    else duplicates++
-    if (known !== undefined && known !== messageId) problems.push(`${path}: messages with ids ${known}, ${messageId}`)
-  }
-  for (const { id, path, notification } of records) {
-    if (!ids.has(id)) problems.push(`${shown(path)} was never announced`)
-    else if (notification?.messageId !== ids.get(id)) problems.push(`${shown(path)}: the record has another message id`)
-  }
-  if (new Set(ids.values()).size !== ids.size) problems.push('two files were announced under one id')
-  return duplicates
-}
+/** A slot or scan that is over, and was neither given back nor taken over by anybody since. */
+const FORGOTTEN_MS = 60_000
 
-async function checkSecrets({ backends, longshore, consumer }: CheckOptions, problems: string[]): Promise<void> {
-  const places: Record<string, string> = {
-    'the output of the processes': longshore.output(),
-    'GET /servers': JSON.stringify(await longshore.api.get('/servers')),
-    'the messages': JSON.stringify(consumer.messages.map(({ event }) => event))
-  }
-  const canaries = [...backends.canaries, ...Object.values(longshore.keys)]
-  for (const [place, text] of Object.entries(places)) {
-    if (canaries.some((canary) => text.includes(canary))) problems.push(`a secret is in ${place}`)
+async function leftoversOf({ mongo }: Backends): Promise<string[]> {
+  const connection = await mongoose.createConnection(mongo.url).asPromise()
+  try {
+    const servers = await connection.collection<ServerRecord & { _id: string }>('servers').find().toArray()
+    const now = Date.now()
+    return servers.flatMap(({ name, slots, state, scanLeaseUntil }) => [
+      ...slots
+        .filter(({ until }) => until < now - FORGOTTEN_MS)
+        .map(({ kind, holder }) => `${name}: a slot of ${holder} for a ${kind} was left`),
+      ...(state === 'active' && scanLeaseUntil > 0 && scanLeaseUntil < now - FORGOTTEN_MS
+        ? [`${name}: the lease of a scan was left`]
+        : [])
+    ])
+  } finally {
+    await connection.close()
   }
 }

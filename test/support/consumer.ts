@@ -9,6 +9,8 @@ export interface Received {
   /** The CloudEvents document. */
   event: Json
   isRedelivered: boolean
+  /** ms since the epoch. */
+  receivedAt: number
 }
 
 export interface Consumer {
@@ -49,7 +51,8 @@ export async function startConsumer({ url, exchange, routingKey, queue }: Consum
         messageId: message.properties.messageId,
         contentType: message.properties.contentType,
         event: JSON.parse(message.content.toString()),
-        isRedelivered: message.fields.redelivered
+        isRedelivered: message.fields.redelivered,
+        receivedAt: Date.now()
       })
       channel.ack(message)
     })
