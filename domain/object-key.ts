@@ -1,9 +1,11 @@
 /**
- * The key of a file's object: `{server}/{path}`. Whatever a server lists, the key stays below the server's prefix,
- * and two files never share one: escaping is one to one, and what is cut ends in a hash of the whole name. One pair
- * does: version 1 of `a@2` and version 2 of `a`. The unique index on reserved keys tells, and the later takes `~<id>`.
+ * The key of a file's object: by default `{server}/{path}`. Whatever a server lists, the key stays below its prefix,
+ * and by the default template two files never share one: escaping is one to one, and what is cut ends in a hash of the
+ * whole name. One pair does: version 1 of `a@2` and version 2 of `a`. Another template may make more such pairs. The
+ * unique index on reserved keys tells, and the later takes `~<id>`.
  */
 import { createHash } from 'node:crypto'
+import { DEFAULT_KEY_TEMPLATE, fillTemplate, type KeyFile } from './key-template.ts'
 
 const MAX_KEY_BYTES = 1024
 const MAX_SEGMENT_BYTES = 255
@@ -47,17 +49,16 @@ function withEnding(text: string, ending: string): string {
   return text.slice(0, start) + head(text.slice(start), MAX_SEGMENT_BYTES - Buffer.byteLength(ending)) + ending
 }
 
-/** `path` is absolute on the server; versions after the first get `@{version}`. */
-export function objectKey(file: { serverName: string; path: string; version: number }): string {
-  const suffix = file.version > 1 ? `@${file.version}` : ''
-  const segments = file.path.replace(/^\//, '').split('/')
+/** Versions after the first get `@{version}`, unless the template says the version itself. */
+export function objectKey(file: KeyFile, template = DEFAULT_KEY_TEMPLATE): string {
+  const { segments, saysVersion } = fillTemplate(template, file)
+  const suffix = file.version > 1 && !saysVersion ? `@${file.version}` : ''
   const last = segments.length - 1
   const escaped = segments.map((segment, index) => {
     const ending = index === last ? suffix : ''
     return cut(escapeSegment(segment) + ending, MAX_SEGMENT_BYTES, segment + ending)
   })
-  const prefix = `${file.serverName}/`
-  return prefix + cut(escaped.join('/'), MAX_KEY_BYTES - Buffer.byteLength(prefix), `${file.path}${suffix}`)
+  return cut(escaped.join('/'), MAX_KEY_BYTES, `${segments.join('/')}${suffix}`)
 }
 
 /** The key for a file whose own is taken by another one; never the same key again. */

@@ -1,7 +1,9 @@
 /** What a client may say of a server: checked here, once, for REST and for every other way in. */
 import { z } from 'zod'
+import { ALGORITHM_KINDS, type AlgorithmKind, knownAlgorithms } from './algorithms.ts'
 import { IngestError } from './errors.ts'
 import { createFilter, DEFAULT_TEMP_PATTERNS } from './filter.ts'
+import { DEFAULT_KEY_TEMPLATE, templateFault } from './key-template.ts'
 import type { SecretField, ServerRecord } from './server.ts'
 
 const pattern = z
@@ -15,6 +17,18 @@ const root = z
   .max(1024)
   .regex(/^\//, 'must be an absolute path on the server, such as /outgoing')
   .refine((path) => !path.includes('\0'), 'must not contain NUL')
+/** Less would not carry one block of a file in a few seconds. */
+const MIN_BANDWIDTH = 16 * 1024
+const algorithms = z.strictObject(
+  Object.fromEntries(ALGORITHM_KINDS.map((kind) => [kind, algorithmNames(kind).optional()])) as Record<
+    AlgorithmKind,
+    z.ZodOptional<ReturnType<typeof algorithmNames>>
+  >
+)
+const keyTemplate = z.string().superRefine((template, context) => {
+  const fault = templateFault(template)
+  if (fault) context.addIssue({ code: 'custom', message: fault })
+})
 const fields = {
   name: z
     .string()
@@ -49,6 +63,12 @@ const fields = {
   onChange: z.enum(['ignore', 'version']),
   checksum: z.enum(['crc32', 'sha256']),
   maxConnections: z.int().min(1).max(64),
+  bandwidth: z
+    .int()
+    .min(MIN_BANDWIDTH, `must be at least ${MIN_BANDWIDTH} bytes a second, or null for no limit`)
+    .nullable(),
+  algorithms: algorithms.nullable(),
+  keyTemplate,
   enabled: z.boolean()
 }
 
@@ -73,6 +93,9 @@ const creation = z.strictObject({
   onChange: fields.onChange.default('ignore'),
   checksum: fields.checksum.default('crc32'),
   maxConnections: fields.maxConnections.default(2),
+  bandwidth: fields.bandwidth.default(null),
+  algorithms: fields.algorithms.default(null),
+  keyTemplate: fields.keyTemplate.default(DEFAULT_KEY_TEMPLATE),
   enabled: fields.enabled.default(true)
 })
 const update = z.strictObject(fields).partial()
@@ -84,6 +107,17 @@ function refuseOverlap(roots: string[], context: z.RefinementCtx): void {
   const folders = roots.map((path) => (path.endsWith('/') ? path : `${path}/`))
   const clash = folders.some((a, i) => folders.some((b, j) => i !== j && a.startsWith(b)))
   if (clash) context.addIssue({ code: 'custom', message: 'must not lie inside each other' })
+}
+
+/** One kind's names, in the order of preference. */
+function algorithmNames(kind: AlgorithmKind) {
+  const known = knownAlgorithms(kind)
+  const name = z.string().refine((one) => known.includes(one), `is no ${kind} algorithm; known are ${known.join(', ')}`)
+  return z
+    .array(name)
+    .min(1)
+    .max(known.length)
+    .refine((names) => new Set(names).size === names.length, 'names one twice')
 }
 
 function parse<T>(schema: z.ZodType<T>, body: unknown): T {

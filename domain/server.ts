@@ -1,4 +1,5 @@
 /** A registered SFTP server: its address, sealed credentials, policy, schedule and connection slots. */
+import type { Algorithms } from './algorithms.ts'
 import type { RecordedError } from './errors.ts'
 import type { SealedSecret } from './sealed.ts'
 
@@ -25,6 +26,10 @@ export interface ServerPolicy {
   maxSize: number | null
   onChange: 'ignore' | 'version'
   checksum: 'crc32' | 'sha256'
+  /** Bytes a second that are read from the server, over all workers; null: no limit. */
+  bandwidth: number | null
+  /** The form of its object keys, see key-template.ts. */
+  keyTemplate: string
 }
 
 export interface ServerAddress {
@@ -33,6 +38,8 @@ export interface ServerAddress {
   username: string
   /** "SHA256:…"; null until the first connection pins the key that it sees. */
   hostKey: string | null
+  /** For a server that does not know modern ones; null: modern ones only. */
+  algorithms: Algorithms | null
 }
 
 export type SecretField = 'password' | 'privateKey' | 'passphrase'
@@ -185,7 +192,9 @@ const POLICY_FIELDS = [
   'emptyFiles',
   'maxSize',
   'onChange',
-  'checksum'
+  'checksum',
+  'bandwidth',
+  'keyTemplate'
 ] as const satisfies (keyof ServerPolicy)[]
 
 export function policyOf(server: ServerRecord): ServerPolicy {
@@ -231,7 +240,7 @@ export function updateServer(
   if (secrets.password) delete next.secrets.privateKey
   if (secrets.privateKey) delete next.secrets.password
   if (input.enabled === false) return pause(next, now)
-  const moved = ['host', 'port', 'username', 'hostKey', 'roots'].some((field) => field in input)
+  const moved = ['host', 'port', 'username', 'hostKey', 'algorithms', 'roots'].some((field) => field in input)
   if (input.enabled === true || moved || Object.keys(secrets).length > 0) {
     const wasPaused = server.state === 'paused' && input.enabled !== true
     return wasPaused ? { ...next, edition: server.edition + 1 } : resume(next, now)

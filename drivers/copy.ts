@@ -170,6 +170,7 @@ class Copy {
         this.#sftp.stat(this.#file.path)
       ])
       for (const seen of [before, after, byPath]) this.#holdAgainst(seen)
+      Object.assign(this.#metadata, ownerOf(before))
       body = bytes
     } finally {
       void handle.close().catch(() => undefined)
@@ -198,7 +199,9 @@ class Copy {
   async #large(): Promise<Outcome> {
     const plan = planParts(this.#file.size, this.#store.limits)
     if (!plan) throw new IngestError('FILE_TOO_LARGE', `${this.#file.size} bytes do not fit the store's parts`)
-    this.#holdAgainst(await this.#sftp.stat(this.#file.path))
+    const seen = await this.#sftp.stat(this.#file.path)
+    this.#holdAgainst(seen)
+    Object.assign(this.#metadata, ownerOf(seen))
     const upload = await this.#openUpload(plan)
     const ranges = new RangeCopy(this.#sftp, this.#store, this.#job, plan, upload, (seen) => this.#holdAgainst(seen))
     await ranges.run()
@@ -273,6 +276,13 @@ class Copy {
     const info = { ...place, etag: object.etag, size: object.sizeBytes, checksum }
     return { kind: 'stored', object: info, messageId: messageIdOf(this.#file._id) }
   }
+}
+
+/** Whose the source was and who might use it, for those who put it back somewhere; nothing where the server does not say. */
+function ownerOf({ mode, uid, gid }: Attributes): Record<string, string> {
+  if (mode === 0) return {}
+  const octal = (mode & 0o7777).toString(8).padStart(4, '0')
+  return { 'longshore-uid': String(uid), 'longshore-gid': String(gid), 'longshore-mode': octal }
 }
 
 /** Thrown inside a copy only. */

@@ -115,8 +115,8 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       async handler(ctx: RestContext) {
         onlyQuery(ctx, [])
         const server = await resolve(ctx)
-        const { _id: id, host, port, username, hostKey, secrets, roots } = server
-        const target = { id, host, port, username, hostKey, secrets }
+        const { _id: id, host, port, username, hostKey, algorithms, secrets, roots } = server
+        const target = { id, host, port, username, hostKey, algorithms, secrets }
         return ctx.call('scanner.test', { target, roots, saved: true }, { timeout: 60_000 })
       }
     },
@@ -128,8 +128,8 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
         onlyQuery(ctx, [])
         const { input, secrets } = parseNewServer({ name: 'unsaved', ...(ctx.params.body as object) })
         const id = randomUUID()
-        const { host, port, username, hostKey, roots } = input
-        const target = { id, host, port, username, hostKey, secrets: sealAll(id, secrets) }
+        const { host, port, username, hostKey, algorithms, roots } = input
+        const target = { id, host, port, username, hostKey, algorithms, secrets: sealAll(id, secrets) }
         return ctx.call('scanner.test', { target, roots, saved: false }, { timeout: 60_000 })
       }
     },

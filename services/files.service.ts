@@ -59,12 +59,15 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
-      /** A worker takes up to `limit` pending files of one server. Answers the claimed records, without history and finished parts. */
+      /** A worker takes up to `limit` pending files of one server; `keyTemplate` is the form of their object keys. Answers the claimed records, without history and finished parts. */
       claim: {
-        params: { serverId: 'string', worker: 'string', limit: 'number' },
-        async handler(this: any, ctx: Context<{ serverId: string; worker: string; limit: number }>) {
-          const { serverId, worker, limit } = ctx.params
-          return (await this.records.claim(serverId, worker, limit, Date.now())).map(asOrder)
+        params: { serverId: 'string', worker: 'string', limit: 'number', keyTemplate: 'string|optional' },
+        async handler(
+          this: any,
+          ctx: Context<{ serverId: string; worker: string; limit: number; keyTemplate?: string }>
+        ) {
+          const { serverId, worker, limit, keyTemplate } = ctx.params
+          return (await this.records.claim(serverId, worker, limit, Date.now(), keyTemplate)).map(asOrder)
         }
       },
 

@@ -26,9 +26,9 @@ export interface WorkOrder {
 }
 
 function workOrder(server: ServerRecord): WorkOrder {
-  const { host, port, username, hostKey, secrets } = server
+  const { host, port, username, hostKey, algorithms, secrets } = server
   return {
-    target: { id: server._id, host, port, username, hostKey, secrets },
+    target: { id: server._id, host, port, username, hostKey, algorithms, secrets },
     name: server.name,
     policy: registry.policyOf(server),
     scanEpoch: server.scanEpoch

@@ -112,7 +112,7 @@ export function transferService(config: Config): ServiceSchema {
         try {
           const sftp = await connectToServer(this.connector, order.target, this.stop.signal)
           try {
-            stay.drain = new Drain(sftp, this.store, this.ports(id), {
+            stay.drain = new Drain(sftp, this.store, this.ports(id, order.policy.keyTemplate), {
               checksum: order.policy.checksum,
               concurrency: concurrencyFor(sftp.latencyMs),
               signal: this.stop.signal
@@ -137,13 +137,14 @@ export function transferService(config: Config): ServiceSchema {
         await this.broker.call('servers.failed', report).catch(() => undefined)
       },
 
-      ports(serverId: string) {
+      ports(serverId: string, keyTemplate: string) {
         const call = <R>(action: string, params: object): Promise<R> =>
           persistently(REPORT_FOR_MS, () => this.broker.call(action, params))
         const holdOf = (file: FileRecord) => ({ id: file._id, epoch: file.epoch })
         return {
           now: Date.now,
-          claim: (limit: number) => this.broker.call('files.claim', { serverId, worker: this.worker, limit }),
+          claim: (limit: number) =>
+            this.broker.call('files.claim', { serverId, worker: this.worker, limit, keyTemplate }),
           keepUpload: (file: FileRecord, upload: object | null) =>
             call('files.keepUpload', { ...holdOf(file), upload }),
           finish: async (file: FileRecord, outcome: object) => {

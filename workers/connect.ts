@@ -22,7 +22,8 @@ export interface Connector {
 
 /** Connects and authenticates, after the host key was found right. Rejects with SFTP_*, ADDRESS_DENIED, SECRET_UNREADABLE. */
 export async function connectToServer(connector: Connector, server: ServerTarget, signal?: AbortSignal): Promise<Sftp> {
-  const target: SftpTarget = { host: server.host, port: server.port, username: server.username }
+  const { host, port, username, algorithms } = server
+  const target: SftpTarget = { host, port, username, ...(algorithms ? { algorithms } : {}) }
   for (const [field, sealed] of Object.entries(server.secrets)) {
     if (sealed) target[field as SecretField] = unseal(connector.encryptionKey, sealed, `${server.id}:${field}`)
   }

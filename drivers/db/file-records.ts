@@ -18,7 +18,7 @@ export const fileIndexes: Index[] = [
 ]
 
 interface KeyRules {
-  keyOf(file: FileRecord): string
+  keyOf(file: FileRecord, template?: string): string
   otherKeyOf(key: string, id: string): string
 }
 
@@ -153,12 +153,18 @@ export class FileRecords {
   }
 
   /** Candidates by one indexed query, then a compare-and-set for each: nobody sorts the backlog. */
-  async claim(serverId: string, worker: string, limit: number, now: number): Promise<FileRecord[]> {
+  async claim(
+    serverId: string,
+    worker: string,
+    limit: number,
+    now: number,
+    keyTemplate?: string
+  ): Promise<FileRecord[]> {
     const query: Query = { status: 'pending', serverId, dueAt: { $lte: now } }
     const candidates = await this.#files.find(query, { sort: { dueAt: 1 }, limit })
     const claimed: FileRecord[] = []
     const pairs = candidates.flatMap((from) => {
-      const to = machine.claim(from, worker, this.#keys.keyOf(from), now)
+      const to = machine.claim(from, worker, this.#keys.keyOf(from, keyTemplate), now)
       return to ? [{ from, to }] : []
     })
     const won = await Promise.all(pairs.map((pair) => this.#reserve(pair)))

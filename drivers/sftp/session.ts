@@ -9,6 +9,7 @@ import { createHash } from 'node:crypto'
 import { once, setMaxListeners } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import ssh2, { type Algorithms, type Client } from 'ssh2'
+import { MODERN_ALGORITHMS } from '../../domain/algorithms.ts'
 import { IngestError } from '../../domain/errors.ts'
 import { type AuthHandler, authentication } from './authentication.ts'
 import { cancelled, connectionError, connectTimeout, type Place } from './errors.ts'
@@ -21,39 +22,6 @@ const keepalive = { keepaliveInterval: 10_000, keepaliveCountMax: 3 }
 /** How long a farewell may take before the socket is destroyed anyway. */
 const farewellMs = 1000
 const changedKey = 'The server showed another host key in the midst of the connection.'
-
-/** No SHA-1, no CBC. AES-GCM first: twice the speed of the others where the CPU knows AES. */
-const modernAlgorithms = {
-  kex: [
-    'curve25519-sha256',
-    'curve25519-sha256@libssh.org',
-    'ecdh-sha2-nistp256',
-    'ecdh-sha2-nistp384',
-    'ecdh-sha2-nistp521',
-    'diffie-hellman-group-exchange-sha256',
-    'diffie-hellman-group14-sha256',
-    'diffie-hellman-group16-sha512',
-    'diffie-hellman-group18-sha512'
-  ],
-  serverHostKey: [
-    'ssh-ed25519',
-    'ecdsa-sha2-nistp256',
-    'ecdsa-sha2-nistp384',
-    'ecdsa-sha2-nistp521',
-    'rsa-sha2-512',
-    'rsa-sha2-256'
-  ],
-  cipher: [
-    'aes128-gcm@openssh.com',
-    'aes256-gcm@openssh.com',
-    'chacha20-poly1305@openssh.com',
-    'aes128-ctr',
-    'aes192-ctr',
-    'aes256-ctr'
-  ],
-  hmac: ['hmac-sha2-256-etm@openssh.com', 'hmac-sha2-512-etm@openssh.com', 'hmac-sha2-256', 'hmac-sha2-512'],
-  compress: ['none']
-}
 
 export class Session {
   readonly client: Client = new ssh2.Client()
@@ -156,7 +124,7 @@ export class Session {
     this.client.connect({
       sock: socket,
       username: target.username,
-      algorithms: { ...modernAlgorithms, ...target.algorithms } as Algorithms,
+      algorithms: { ...MODERN_ALGORITHMS, compress: ['none'], ...target.algorithms } as Algorithms,
       hostVerifier: (key: Buffer, verdict: (accepted: boolean) => void) => this.#verify(key, options, verdict),
       authHandler: ((methodsLeft, partialSuccess, next) => {
         this.place.methods = methodsLeft ?? []

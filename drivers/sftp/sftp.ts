@@ -1,4 +1,5 @@
 /** What Longshore needs of an SFTP server; `connection.ts` implements it on ssh2. Every failure is an IngestError of type SFTP_*. */
+import type { Algorithms } from '../../domain/algorithms.ts'
 import type { Block } from '../store/store.ts'
 
 /** Where and how to connect. Holds plaintext secrets: lives in the worker's memory only, is never logged or sent. */
@@ -9,8 +10,8 @@ export interface SftpTarget {
   password?: string
   privateKey?: string
   passphrase?: string
-  /** Names as ssh2 knows them; absent: modern ones only, AES-GCM first. */
-  algorithms?: Record<string, string[]>
+  /** A kind that is absent: modern ones only. */
+  algorithms?: Algorithms
 }
 
 export interface ConnectOptions {

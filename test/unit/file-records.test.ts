@@ -186,6 +186,15 @@ describe('claim', () => {
     }
   })
 
+  test('keys follow the given template, and files that it leaves on one key still get one each', async () => {
+    const { records } = open()
+    await records.register(rules, [sighting('/in/a'), sighting('/out/a')], start)
+    const claimed = await records.claim('s1', 'w', 10, start, 'all/{server}/{filename}')
+    const keys = claimed.map(({ reservedKey }) => reservedKey)
+    expect(keys).toContain('all/acme/a')
+    expect(keys).toContainEqual(expect.stringMatching(/^all\/acme\/a~[\w-]{24}$/))
+  })
+
   test('leases that ran out are free again, once, and their old workers are fenced', async () => {
     const { files, records } = open()
     await records.register(rules, many(5), start)

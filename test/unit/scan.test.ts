@@ -17,7 +17,9 @@ const policy: ServerPolicy = {
   emptyFiles: 'take',
   maxSize: null,
   onChange: 'ignore',
-  checksum: 'crc32'
+  checksum: 'crc32',
+  bandwidth: null,
+  keyTemplate: '{server}/{path}'
 }
 const file: Node = { kind: 'file', size: 1 }
 const denied = new IngestError('SFTP_PERMISSION_DENIED', 'denied')

@@ -67,6 +67,20 @@ const bad: [string, unknown, string?][] = [
   ['checksum', 'md5'],
   ['maxConnections', 0],
   ['maxConnections', 65],
+  ['bandwidth', 0],
+  ['bandwidth', 16_383],
+  ['bandwidth', 20_000.5],
+  ['bandwidth', '1M'],
+  ['algorithms', []],
+  ['algorithms', { kex: [] }, 'algorithms.kex'],
+  ['algorithms', { kex: ['diffie-hellman-group0'] }, 'algorithms.kex.0'],
+  ['algorithms', { hmac: ['hmac-sha1', 'aes128-cbc'] }, 'algorithms.hmac.1'],
+  ['algorithms', { cipher: ['aes128-cbc', 'aes128-cbc'] }, 'algorithms.cipher'],
+  ['algorithms', { compress: ['zlib'] }, 'algorithms.compress'],
+  ['keyTemplate', ''],
+  ['keyTemplate', '{server}/{name}'],
+  ['keyTemplate', '../{path}'],
+  ['keyTemplate', null],
   ['enabled', 'true'],
   ['state', 'active'],
   ['secrets', {}],
@@ -92,8 +106,18 @@ describe('parseNewServer', () => {
       onChange: 'ignore',
       checksum: 'crc32',
       maxConnections: 2,
+      bandwidth: null,
+      algorithms: null,
+      keyTemplate: '{server}/{path}',
       enabled: true
     })
+  })
+
+  test('takes old algorithms by name, and null for what is the default', () => {
+    const old = { kex: ['diffie-hellman-group14-sha1'], serverHostKey: ['ssh-rsa', 'rsa-sha2-512'] }
+    expect(parseNewServer({ ...least, algorithms: old, bandwidth: 16_384 }).input).toMatchObject({ algorithms: old })
+    const unset = { algorithms: null, bandwidth: null }
+    expect(parseServerUpdate(unset).input).toEqual(unset)
   })
 
   test('splits every secret off', () => {
