@@ -11,8 +11,9 @@
 import { createHash } from 'node:crypto'
 import { backoffMs, FILE_BACKOFF } from './backoff.ts'
 import type { RecordedError } from './errors.ts'
+import { ripen } from './readiness.ts'
 import type { SettlePolicy } from './server.ts'
-import { isSettled, look, nextLookAt, type SettleState } from './settle.ts'
+import type { SettleState } from './settle.ts'
 
 export const FILE_STATUSES = [
   'settling',
@@ -113,12 +114,13 @@ export const RENEW_MS = 10_000
 export const SKEW_MS = 5_000
 const MAX_HISTORY = 200
 
-/** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: what it is not ready for. */
+/** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: the marker that it waits for, in words. */
 export interface Sighting {
   path: string
   size: number
   mtime: number
   skip: string | null
+  wait?: string
 }
 
 export interface SightingRules {
@@ -127,6 +129,8 @@ export interface SightingRules {
   settle: SettlePolicy
   onChange: 'ignore' | 'version'
   scanEpoch: number
+  /** Seconds; absent: none. */
+  minAge?: number
 }
 
 /** The identity of a version: 24 characters of a SHA-256, so that a registration is an idempotent insert. */
@@ -203,17 +207,17 @@ function blank(rules: SightingRules, sighting: Sighting, version: number, now: n
 function absorb(file: FileRecord, sighting: Sighting, rules: SightingRules, now: number): FileRecord {
   const changed = file.size !== sighting.size || file.mtime !== sighting.mtime
   const seen = { size: sighting.size, mtime: sighting.mtime, seenEpoch: rules.scanEpoch, serverName: rules.serverName }
-  if (sighting.skip !== null) {
-    return enter(file, { ...seen, status: 'skipped', reason: sighting.skip, settle: null }, now, sighting.skip)
+  const ripe = ripen(sighting, file.status === 'settling' ? file : null, rules, now)
+  if (ripe.kind === 'skipped') {
+    return enter(file, { ...seen, status: 'skipped', reason: ripe.reason, settle: null }, now, ripe.reason)
   }
-  const settle = look(file.status === 'settling' ? file.settle : null, changed, now)
-  if (isSettled(settle, rules.settle, now)) {
+  const { settle } = ripe
+  if (ripe.kind === 'taken') {
     const fresh = { attempts: 0, error: null, reason: null, worker: null, dueAt: now }
     return enter(file, { ...seen, ...fresh, status: 'pending', settle }, now, null)
   }
-  const waiting = `look ${settle.looks} of ${rules.settle.checks}`
-  const change = { ...seen, status: 'settling' as const, settle, reason: waiting, worker: null, attempts: 0 }
-  const dueAt = nextLookAt(settle, rules.settle, now)
+  const { reason, lookAt: dueAt } = ripe
+  const change = { ...seen, status: 'settling' as const, settle, reason, worker: null, attempts: 0 }
   if (file.status === 'settling' && !changed && file.history.length > 0) {
     return { ...file, ...change, dueAt, updatedAt: now }
   }

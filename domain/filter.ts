@@ -1,5 +1,6 @@
 /** Which files a server's policy takes. Pure but for the compiled patterns, which are kept by the caller. */
 import { compileGlob } from './glob.ts'
+import { isMarker } from './marker.ts'
 import type { ServerPolicy } from './server.ts'
 
 export const DEFAULT_TEMP_PATTERNS = ['*.part', '*.tmp', '*.filepart', '*.crdownload', '.*']
@@ -25,7 +26,8 @@ function compile(patterns: string[]): Matcher {
   return (name, relative) => compiled.some((pattern) => pattern.matches(pattern.byPath ? relative : name))
 }
 
-type FilterPolicy = Pick<ServerPolicy, 'include' | 'exclude' | 'tempPatterns' | 'emptyFiles' | 'maxSize'>
+type FilterPolicy = Pick<ServerPolicy, 'include' | 'exclude' | 'tempPatterns' | 'emptyFiles' | 'maxSize'> &
+  Partial<Pick<ServerPolicy, 'marker'>>
 
 export function createFilter(policy: FilterPolicy): Filter {
   const included = compile(policy.include)
@@ -35,6 +37,7 @@ export function createFilter(policy: FilterPolicy): Filter {
     file(relative, sizeBytes) {
       const name = relative.slice(relative.lastIndexOf('/') + 1)
       if (name.startsWith(OWN_PREFIX)) return { kind: 'ignored', reason: 'a working file of Longshore' }
+      if (policy.marker && isMarker(policy.marker, name)) return { kind: 'ignored', reason: 'a marker' }
       if (temporary(name, relative)) return { kind: 'ignored', reason: 'a temporary name' }
       if (policy.include.length > 0 && !included(name, relative)) {
         return { kind: 'ignored', reason: 'not matched by include' }

@@ -4,7 +4,10 @@ import { ALGORITHM_KINDS, type AlgorithmKind, knownAlgorithms } from './algorith
 import { IngestError } from './errors.ts'
 import { createFilter, DEFAULT_TEMP_PATTERNS } from './filter.ts'
 import { DEFAULT_KEY_TEMPLATE, templateFault } from './key-template.ts'
-import type { SecretField, ServerRecord } from './server.ts'
+import type { MarkerPolicy } from './marker.ts'
+import { ORDERS } from './order.ts'
+import { DEFAULT_TIMEZONE, nextTick, type Schedule, scheduleProblem } from './schedule.ts'
+import { changedSchedule, movedInto, type SecretField, type ServerRecord } from './server.ts'
 
 const pattern = z
   .string()
@@ -29,6 +32,27 @@ const keyTemplate = z.string().superRefine((template, context) => {
   const fault = templateFault(template)
   if (fault) context.addIssue({ code: 'custom', message: fault })
 })
+/** Part of a file's name, such as the `.done` of a marker. */
+const namePart = z
+  .string()
+  .min(1)
+  .max(64)
+  .regex(/^[^/\0]*$/, 'must be part of a name, without a slash')
+const markerWays = { suffix: namePart.optional(), extension: namePart.optional(), file: namePart.optional() }
+const marker = z
+  .strictObject(markerWays)
+  .refine((ways) => Object.values(ways).filter((way) => way !== undefined).length === 1, {
+    message: 'must have one of suffix (a.csv waits for a.csv.done), extension (a.done) and file (one for a folder)'
+  })
+  .transform((ways) => ways as MarkerPolicy)
+const moveFolder = z
+  .string()
+  .min(1)
+  .max(1024)
+  .refine((path) => !path.includes('\0'), 'must not contain NUL')
+  .refine((path) => !path.split('/').some((name) => name === '.' || name === '..'), 'must not contain . or .. folders')
+  .transform((path) => path.replace(/\/+/g, '/').replace(/(.)\/$/, '$1'))
+  .refine((path) => path !== '/', 'must name a folder, absolute or below the root')
 const fields = {
   name: z
     .string()
@@ -56,12 +80,25 @@ const fields = {
   interval: z
     .number()
     .min(1)
-    .max(7 * 86_400),
+    .max(7 * 86_400)
+    .nullable(),
+  cron: z.string().min(1).max(256).nullable(),
+  timezone: z.string().min(1).max(64).nullable(),
   settle: z.strictObject({ checks: z.int().min(1).max(10), seconds: z.number().min(0).max(86_400) }),
+  minAge: z
+    .number()
+    .min(0)
+    .max(30 * 86_400),
+  marker: marker.nullable(),
   emptyFiles: z.enum(['take', 'skip']),
   maxSize: z.int().min(0).nullable(),
   onChange: z.enum(['ignore', 'version']),
   checksum: z.enum(['crc32', 'sha256']),
+  afterUpload: z.union([z.enum(['keep', 'delete']), z.strictObject({ move: moveFolder })], {
+    error: 'must be "keep", "delete" or {"move": folder}'
+  }),
+  order: z.enum(ORDERS),
+  priority: z.int().min(-100).max(100),
   maxConnections: z.int().min(1).max(64),
   bandwidth: z
     .int()
@@ -86,12 +123,19 @@ const creation = z.strictObject({
   include: fields.include.default([]),
   exclude: fields.exclude.default([]),
   tempPatterns: fields.tempPatterns.default(DEFAULT_TEMP_PATTERNS),
-  interval: fields.interval.default(60),
+  interval: fields.interval.optional(),
+  cron: fields.cron.optional(),
+  timezone: fields.timezone.optional(),
   settle: fields.settle.default({ checks: 2, seconds: 30 }),
+  minAge: fields.minAge.default(0),
+  marker: fields.marker.default(null),
   emptyFiles: fields.emptyFiles.default('take'),
   maxSize: fields.maxSize.default(null),
   onChange: fields.onChange.default('ignore'),
   checksum: fields.checksum.default('crc32'),
+  afterUpload: fields.afterUpload.default('keep'),
+  order: fields.order.default('oldest'),
+  priority: fields.priority.default(0),
   maxConnections: fields.maxConnections.default(2),
   bandwidth: fields.bandwidth.default(null),
   algorithms: fields.algorithms.default(null),
@@ -100,7 +144,7 @@ const creation = z.strictObject({
 })
 const update = z.strictObject(fields).partial()
 
-export type ServerInput = Omit<z.infer<typeof creation>, SecretField>
+export type ServerInput = Omit<z.infer<typeof creation>, SecretField | keyof Schedule> & Schedule
 export type ServerSecrets = Partial<Record<SecretField, string>>
 
 function refuseOverlap(roots: string[], context: z.RefinementCtx): void {
@@ -166,7 +210,10 @@ export function parseNewServer(body: unknown): { input: ServerInput; secrets: Se
     throw invalid([{ field: 'passphrase', message: 'goes with privateKey' }])
   }
   checkPatterns(parsed)
-  return split(parsed)
+  checkExclusive(parsed)
+  const { input, secrets } = split({ ...parsed, ...changedSchedule(NO_SCHEDULE, parsed) })
+  checkServer({ ...input, timezone: input.timezone ?? parsed.timezone ?? null })
+  return { input, secrets }
 }
 
 /** A change of some fields; the same errors. */
@@ -176,13 +223,40 @@ export function parseServerUpdate(body: unknown): { input: Partial<ServerInput>;
     throw invalid([{ field: 'password', message: 'or privateKey, not both' }])
   }
   checkPatterns(parsed)
+  checkExclusive(parsed)
+  if (parsed.cron) checkSchedule(parsed.cron, parsed.timezone ?? DEFAULT_TIMEZONE)
   return split(parsed)
 }
 
-/** The record of a new server; its first scan is due at once. `secrets` are sealed. */
+const NO_SCHEDULE: Schedule = { interval: null, cron: null, timezone: null }
+
+function checkExclusive({ interval, cron }: Partial<Schedule>): void {
+  if (typeof interval === 'number' && cron) {
+    throw invalid([{ field: 'cron', message: 'or interval, not both' }])
+  }
+}
+
+function checkSchedule(cron: string, timezone: string): void {
+  const problem = scheduleProblem(cron, timezone)
+  if (problem) throw invalid([problem])
+}
+
+/** What fields must be together: of a new server, and of a changed one as a whole. INVALID, naming the field. */
+export function checkServer(server: Schedule & Pick<ServerRecord, 'roots' | 'afterUpload'>): void {
+  if (server.cron) checkSchedule(server.cron, server.timezone ?? DEFAULT_TIMEZONE)
+  else if (server.timezone) throw invalid([{ field: 'timezone', message: 'goes with cron' }])
+  const folder = typeof server.afterUpload === 'object' ? server.afterUpload.move : ''
+  const isAround = (root: string) => `${root.replace(/\/$/, '')}/`.startsWith(`${folder}/`)
+  if (folder.startsWith('/') && server.roots.some(isAround)) {
+    throw invalid([{ field: 'afterUpload', message: 'must not move files into a folder that holds a root' }])
+  }
+}
+
+/** The record of a new server; its first scan is due at once, or at the first tick of its cron expression. `secrets` are sealed. */
 export function newServer(id: string, input: ServerInput, secrets: ServerRecord['secrets'], now: number): ServerRecord {
   return {
     ...input,
+    movedInto: movedInto({}, input.afterUpload),
     _id: id,
     revision: 0,
     edition: 1,
@@ -190,7 +264,7 @@ export function newServer(id: string, input: ServerInput, secrets: ServerRecord[
     state: input.enabled ? 'active' : 'paused',
     lastError: null,
     failures: 0,
-    nextScanAt: now,
+    nextScanAt: input.cron ? nextTick(input, now, 0) : now,
     scanEpoch: 0,
     scanLeaseUntil: 0,
     lastScanAt: null,

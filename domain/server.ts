@@ -1,6 +1,9 @@
 /** A registered SFTP server: its address, sealed credentials, policy, schedule and connection slots. */
 import type { Algorithms } from './algorithms.ts'
 import type { RecordedError } from './errors.ts'
+import type { MarkerPolicy } from './marker.ts'
+import type { Order } from './order.ts'
+import { DEFAULT_INTERVAL_SECONDS, DEFAULT_TIMEZONE, nextTick, retryTick, type Schedule } from './schedule.ts'
 import type { SealedSecret } from './sealed.ts'
 
 export type ServerState = 'active' | 'paused' | 'stopped'
@@ -10,6 +13,9 @@ export interface SettlePolicy {
   checks: number
   seconds: number
 }
+
+/** What becomes of a file on the server once it is announced. `move`: a folder, absolute or below the file's root. */
+export type AfterUploadPolicy = 'keep' | 'delete' | { move: string }
 
 /** What an operator sets. Everything but the schedule is about which files are taken and how. */
 export interface ServerPolicy {
@@ -21,6 +27,9 @@ export interface ServerPolicy {
   exclude: string[]
   tempPatterns: string[]
   settle: SettlePolicy
+  /** Seconds since the file was last changed. */
+  minAge: number
+  marker: MarkerPolicy | null
   emptyFiles: 'take' | 'skip'
   /** Bytes; null: no limit but the store's. */
   maxSize: number | null
@@ -30,6 +39,10 @@ export interface ServerPolicy {
   bandwidth: number | null
   /** The form of its object keys, see key-template.ts. */
   keyTemplate: string
+  order: Order
+  afterUpload: AfterUploadPolicy
+  /** Folders that `afterUpload` moves files into, those of earlier policies too: never scanned. */
+  movedInto: string[]
 }
 
 export interface ServerAddress {
@@ -67,14 +80,15 @@ export interface ScanSummary {
   complete: boolean
 }
 
-export interface ServerRecord extends ServerAddress, ServerPolicy {
+export interface ServerRecord extends ServerAddress, ServerPolicy, Schedule {
   _id: string
   revision: number
   name: string
   secrets: Partial<Record<SecretField, SealedSecret>>
   /** Counted up by operators' changes only, unlike `revision`: what If-Match is held against. */
   edition: number
-  interval: number
+  /** Servers of a higher one are drained first; equal ones take turns. */
+  priority: number
   maxConnections: number
   enabled: boolean
   state: ServerState
@@ -98,17 +112,14 @@ export interface ServerRecord extends ServerAddress, ServerPolicy {
 
 export const SCAN_LEASE_MS = 60_000
 export const SLOT_LEASE_MS = 30_000
-const FIRST_BACKOFF_MS = 5_000
-const MAX_BACKOFF_MS = 5 * 60_000
 
 /** A record whose schedule is taken by one scanner: the next epoch, a lease, and the next tick already set. */
-export function claimScan(server: ServerRecord, now: number, jitter: number): ServerRecord {
-  const interval = server.interval * 1000
+export function claimScan(server: ServerRecord, now: number, random: number): ServerRecord {
   return {
     ...server,
     scanEpoch: server.scanEpoch + 1,
     scanLeaseUntil: now + SCAN_LEASE_MS,
-    nextScanAt: now + Math.round(interval * (1 + 0.05 * (jitter - 0.5)))
+    nextScanAt: nextTick(server, now, random)
   }
 }
 
@@ -123,17 +134,25 @@ export function scanSucceeded(server: ServerRecord, summary: ScanSummary, proble
   return { ...next, scanLeaseUntil: 0, updatedAt: now }
 }
 
-/** After a connection or scan failed: back off up to a cap, or stop when going on could lock the account out. */
-export function serverFailed(server: ServerRecord, error: RecordedError, stop: boolean, now: number): ServerRecord {
+/**
+ * After a connection or scan failed: back off up to a cap, or stop when going on could lock the account out.
+ * `ended`: it was the scan that failed, and not another connection beside it.
+ */
+export function serverFailed(
+  server: ServerRecord,
+  error: RecordedError,
+  stop: boolean,
+  now: number,
+  { ended = true, random = 1 }: { ended?: boolean; random?: number } = {}
+): ServerRecord {
   const failures = server.failures + 1
-  const backoff = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.min(failures - 1, 10))
   return {
     ...server,
     failures,
     lastError: error,
     state: stop ? 'stopped' : server.state,
-    nextScanAt: now + backoff,
-    scanLeaseUntil: 0,
+    nextScanAt: retryTick(server, failures, now, random),
+    scanLeaseUntil: ended ? 0 : server.scanLeaseUntil,
     updatedAt: now
   }
 }
@@ -189,16 +208,31 @@ const POLICY_FIELDS = [
   'exclude',
   'tempPatterns',
   'settle',
+  'minAge',
+  'marker',
   'emptyFiles',
   'maxSize',
   'onChange',
   'checksum',
   'bandwidth',
-  'keyTemplate'
+  'keyTemplate',
+  'order',
+  'afterUpload',
+  'movedInto'
 ] as const satisfies (keyof ServerPolicy)[]
 
+/** What a record says that was written before these fields were there. */
+const LATER_FIELDS: Partial<ServerPolicy> = {
+  minAge: 0,
+  marker: null,
+  order: 'oldest',
+  afterUpload: 'keep',
+  movedInto: []
+}
+
 export function policyOf(server: ServerRecord): ServerPolicy {
-  return Object.fromEntries(POLICY_FIELDS.map((field) => [field, server[field]])) as unknown as ServerPolicy
+  const values = POLICY_FIELDS.map((field) => [field, server[field] ?? LATER_FIELDS[field]])
+  return Object.fromEntries(values) as unknown as ServerPolicy
 }
 
 /** Why a slot is not given now; empty when it may be taken. */
@@ -224,8 +258,11 @@ export function pause(server: ServerRecord, now: number): ServerRecord {
   return { ...server, edition: server.edition + 1, state: 'paused', enabled: false, updatedAt: now }
 }
 
-export function resume(server: ServerRecord, now: number): ServerRecord {
-  const fresh = { failures: 0, lastError: null, nextScanAt: now, updatedAt: now }
+/** A pause is not made up for: a cron server waits for its next tick. One that failed or was stopped is tried at once. */
+export function resume(server: ServerRecord, now: number, random = 0): ServerRecord {
+  const atOnce = server.cron === null || server.state === 'stopped' || server.failures > 0
+  const nextScanAt = atOnce ? now : nextTick(server, now, random)
+  const fresh = { failures: 0, lastError: null, nextScanAt, updatedAt: now }
   return { ...server, ...fresh, edition: server.edition + 1, state: 'active', enabled: true }
 }
 
@@ -234,16 +271,40 @@ export function updateServer(
   server: ServerRecord,
   input: Partial<ServerRecord>,
   secrets: ServerRecord['secrets'],
-  now: number
+  now: number,
+  random = 0
 ): ServerRecord {
-  const next = { ...server, ...input, secrets: { ...server.secrets, ...secrets }, updatedAt: now }
+  const schedule = changedSchedule(server, input)
+  const policy = { ...input, ...schedule, movedInto: movedInto(server, input.afterUpload) }
+  const next = { ...server, ...policy, secrets: { ...server.secrets, ...secrets }, updatedAt: now }
   if (secrets.password) delete next.secrets.privateKey
   if (secrets.privateKey) delete next.secrets.password
   if (input.enabled === false) return pause(next, now)
   const moved = ['host', 'port', 'username', 'hostKey', 'algorithms', 'roots'].some((field) => field in input)
   if (input.enabled === true || moved || Object.keys(secrets).length > 0) {
     const wasPaused = server.state === 'paused' && input.enabled !== true
-    return wasPaused ? { ...next, edition: server.edition + 1 } : resume(next, now)
+    return wasPaused ? { ...next, edition: server.edition + 1 } : resume(next, now, random)
   }
-  return { ...next, edition: server.edition + 1, nextScanAt: Math.min(server.nextScanAt, now + next.interval * 1000) }
+  const tick = nextTick(next, now, random)
+  const isSooner = next.cron === null && server.cron === null
+  return { ...next, edition: server.edition + 1, nextScanAt: isSooner ? Math.min(server.nextScanAt, tick) : tick }
+}
+
+/** An interval takes a cron expression's place and the other way round; a time zone alone changes that of the expression. */
+export function changedSchedule(server: Schedule, input: Partial<Schedule>): Schedule {
+  const { cron, timezone, interval } = input
+  const stays = typeof interval !== 'number' && cron !== null ? server.cron : null
+  const expression = cron ?? stays
+  if (!expression)
+    return { interval: interval ?? server.interval ?? DEFAULT_INTERVAL_SECONDS, cron: null, timezone: null }
+  return { interval: null, cron: expression, timezone: timezone ?? server.timezone ?? DEFAULT_TIMEZONE }
+}
+
+const MAX_MOVED_INTO = 50
+
+/** What was moved there once must not come back as new when the policy changes. */
+export function movedInto(server: { movedInto?: string[] }, policy: AfterUploadPolicy | undefined): string[] {
+  const known = server.movedInto ?? []
+  if (typeof policy !== 'object' || known.includes(policy.move)) return known
+  return [...known, policy.move].slice(-MAX_MOVED_INTO)
 }

@@ -184,6 +184,7 @@ export function scannerService(config: Config): ServiceSchema {
           serverId: order.target.id,
           serverName,
           settle: policy.settle,
+          minAge: policy.minAge,
           onChange: policy.onChange,
           scanEpoch
         }

@@ -8,7 +8,7 @@ import type { Config } from '../config.ts'
 import { blameOf, IngestError, type RecordedError } from '../domain/errors.ts'
 import type { ScanSummary, ServerRecord, Slot } from '../domain/server.ts'
 import * as registry from '../domain/server.ts'
-import { newServer, type ServerInput } from '../domain/server-input.ts'
+import { checkServer, newServer, type ServerInput } from '../domain/server-input.ts'
 import type { Index } from '../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../drivers/db/connection.ts'
 import { mutate } from '../drivers/db/mutate.ts'
@@ -62,7 +62,9 @@ export function serversService(config: Config): ServiceSchema {
           const { id, input, secrets, edition } = ctx.params
           const server = await this.change(id, (current: ServerRecord) => {
             if (edition !== undefined && edition !== current.edition) throw staleEdition(current.edition)
-            return registry.updateServer(current, input, secrets, Date.now())
+            const changed = registry.updateServer(current, input, secrets, Date.now(), Math.random())
+            checkServer({ ...changed, timezone: input.timezone ?? changed.timezone })
+            return changed
           }).catch((error: IngestError) => {
             throw error.type === 'CONFLICT' && input.name ? nameTaken(input.name) : error
           })
@@ -120,7 +122,7 @@ export function serversService(config: Config): ServiceSchema {
         params: byId,
         async handler(this: any, ctx: Context<{ id: string }>) {
           const server = await this.change(ctx.params.id, (current: ServerRecord) =>
-            registry.resume(current, Date.now())
+            registry.resume(current, Date.now(), Math.random())
           )
           ctx.broadcast('server.due', {})
           ctx.emit('file.pending', { serverId: server._id })
@@ -199,7 +201,8 @@ export function serversService(config: Config): ServiceSchema {
           const stop = blameOf(error) === 'stop'
           await mutate<ServerRecord>(this.collection, id, (server) => {
             if (scanEpoch !== undefined && server.scanEpoch !== scanEpoch) return null
-            return server.deletedAt ? null : registry.serverFailed(server, error, stop, Date.now())
+            const how = { ended: scanEpoch !== undefined, random: Math.random() }
+            return server.deletedAt ? null : registry.serverFailed(server, error, stop, Date.now(), how)
           })
           if (stop) this.logger.error(`the server ${id} was stopped: ${error.message}`)
           ctx.broadcast('server.scanned', { serverId: id, scanEpoch: scanEpoch ?? null, error })

@@ -1,22 +1,33 @@
-/** A second look at settling files between scans: one lstat each. */
+/** A second look at settling files between scans: one lstat each, and one of its marker where the policy asks for it. */
 import type { Sighting } from '../domain/file.ts'
-import { createFilter } from '../domain/filter.ts'
+import { createReadiness, placeOf } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
+import { markerLookup } from './markers.ts'
 
-/** Looks at `paths`; `gone` are those that are no longer there. A file that the policy no longer takes is left to the next scan. */
+/**
+ * Looks at `paths`, which have records; `gone` are those that are no longer there, or no files any more. One that the policy would not record
+ * any more is seen as skipped, with the reason.
+ */
 export async function lookAgain(sftp: Sftp, policy: ServerPolicy, paths: string[]) {
-  const filter = createFilter(policy)
+  const readiness = createReadiness(policy)
+  const markerOf = markerLookup(sftp, policy)
+  const roots = await resolved(sftp, policy.roots)
   const seen: Sighting[] = []
   const gone: string[] = []
   for (const path of paths) {
     try {
+      const markerMtime = await markerOf(path)
       const attributes = policy.symlinks === 'follow' ? await sftp.stat(path) : await sftp.lstat(path)
-      if (attributes.kind !== 'file') continue
-      const verdict = filter.file(belowRoot(policy.roots, path), attributes.sizeBytes)
-      if (verdict.kind === 'ignored') continue
-      const skip = verdict.kind === 'skipped' ? verdict.reason : null
-      seen.push({ path, size: attributes.sizeBytes, mtime: attributes.mtimeSeconds * 1000, skip })
+      if (attributes.kind !== 'file') {
+        gone.push(path)
+        continue
+      }
+      const [size, mtime] = [attributes.sizeBytes, attributes.mtimeSeconds * 1000]
+      const place = placeOf(policy, roots, path)
+      const sight =
+        place.kind === 'ignored' ? place : readiness.sight({ path, relative: place.relative, size, mtime, markerMtime })
+      seen.push(sight.kind === 'ignored' ? { path, size, mtime, skip: sight.reason } : sight.sighting)
     } catch (error) {
       if ((error as { type?: string }).type === 'SFTP_NO_SUCH_PATH') gone.push(path)
       else if ((error as { type?: string }).type !== 'SFTP_PERMISSION_DENIED') throw error
@@ -25,8 +36,12 @@ export async function lookAgain(sftp: Sftp, policy: ServerPolicy, paths: string[
   return { seen, gone }
 }
 
-/** The path below the root that holds it, without a leading slash. */
-function belowRoot(roots: string[], path: string): string {
-  const root = roots.find((one) => one === '/' || path.startsWith(`${one.replace(/\/$/, '')}/`)) ?? '/'
-  return path.slice(root.replace(/\/$/, '').length + 1)
+/** The roots as scans resolve them; one that is not there holds no files. */
+async function resolved(sftp: Sftp, roots: string[]): Promise<string[]> {
+  const resolve = (root: string) =>
+    sftp.realpath(root).catch((error) => {
+      if (error.type === 'SFTP_NO_SUCH_PATH') return null
+      throw error
+    })
+  return (await Promise.all(roots.map(resolve))).filter((root) => root !== null)
 }

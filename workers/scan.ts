@@ -5,9 +5,11 @@
 import { createHash } from 'node:crypto'
 import { IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
 import type { Sighting } from '../domain/file.ts'
-import { createFilter, OWN_PREFIX } from '../domain/filter.ts'
+import { OWN_PREFIX } from '../domain/filter.ts'
+import { createReadiness, isMovedInto, placeOf, type Readiness, type Seen } from '../domain/readiness.ts'
 import type { ScanSummary, ServerPolicy } from '../domain/server.ts'
 import type { Entry, Sftp } from '../drivers/sftp/sftp.ts'
+import { type Markers, markersOf } from './markers.ts'
 
 export interface RegisterCounts {
   new: number
@@ -36,6 +38,13 @@ export interface ScanResult {
 const BATCH_BYTES = 512 * 1024
 const BATCH_FILES = 500
 
+interface Folder {
+  path: string
+  relative: string
+  depth: number
+  markers: Markers
+}
+
 /** 48 bits of a path's hash: what was seen is remembered without its name. */
 function fingerprint(path: string): number {
   return createHash('sha1').update(path).digest().readUIntBE(0, 6)
@@ -50,7 +59,7 @@ class Scan {
   readonly #sftp: Sftp
   readonly #policy: ServerPolicy
   readonly #ports: ScanPorts
-  readonly #filter: ReturnType<typeof createFilter>
+  readonly #readiness: Readiness
   readonly #seen = new Set<number>()
   readonly #foldersSeen = new Set<string>()
   readonly #realRoots: string[] = []
@@ -65,7 +74,7 @@ class Scan {
     this.#sftp = sftp
     this.#policy = policy
     this.#ports = ports
-    this.#filter = createFilter(policy)
+    this.#readiness = createReadiness(policy)
   }
 
   async run(): Promise<ScanResult> {
@@ -103,14 +112,16 @@ class Scan {
     // A folder that is reached twice (by a link, or roots inside each other) is listed once: so no loop is endless.
     if (this.#foldersSeen.has(path)) return
     this.#foldersSeen.add(path)
+    const markers = await markersOf(this.#sftp, this.#policy.marker, path)
     const below: string[] = []
     for await (const page of this.#sftp.list(path)) {
       this.#ports.signal.throwIfAborted()
-      for (const entry of page) await this.#entry(entry, { path, relative, depth }, below)
+      for (const entry of page) await this.#entry(entry, { path, relative, depth, markers }, below)
     }
     if (!this.#goesBelow(depth)) return
     for (const name of below) {
       const child = join(path, name)
+      if (isMovedInto(this.#policy, this.#realRoots, child)) continue
       try {
         await this.#folder(child, join(relative, name), depth + 1)
       } catch (error) {
@@ -123,7 +134,7 @@ class Scan {
     return this.#policy.recursive && depth < this.#policy.maxDepth
   }
 
-  async #entry(entry: Entry, folder: { path: string; relative: string; depth: number }, below: string[]) {
+  async #entry(entry: Entry, folder: Folder, below: string[]) {
     if (entry.badName !== null) {
       this.#counts.quarantined++
       if (this.#quarantined.length < 100) this.#quarantined.push({ folder: folder.path, reason: entry.badName })
@@ -139,7 +150,9 @@ class Scan {
       if (entry.kind === 'folder') below.push(entry.name)
       else if (this.#goesBelow(folder.depth)) this.#links.push({ path, relative, depth: folder.depth + 1 })
     }
-    if (seen.kind === 'file') await this.#file(path, relative, seen.sizeBytes, seen.mtimeSeconds)
+    if (seen.kind !== 'file') return
+    const { sizeBytes: size, mtimeSeconds } = seen
+    await this.#file({ path, relative, size, mtime: mtimeSeconds * 1000, markerMtime: folder.markers(entry.name) })
   }
 
   /**
@@ -150,6 +163,7 @@ class Scan {
     for (const { path, relative, depth } of this.#links) {
       const real = await this.#sftp.realpath(path).catch(() => null)
       if (real === null || this.#foldersSeen.has(real)) continue
+      if (isMovedInto(this.#policy, this.#realRoots, real)) continue
       if (!this.#realRoots.some((root) => real === root || real.startsWith(join(root, '')))) continue
       this.#foldersSeen.add(real)
       try {
@@ -160,13 +174,15 @@ class Scan {
     }
   }
 
-  async #file(path: string, relative: string, size: number, mtimeSeconds: number): Promise<void> {
+  async #file(seen: Seen): Promise<void> {
     this.#counts.listed++
-    const verdict = this.#filter.file(relative, size)
-    if (verdict.kind === 'ignored') return
-    this.#seen.add(fingerprint(path))
-    const skip = verdict.kind === 'skipped' ? verdict.reason : null
-    const sighting = { path, size, mtime: mtimeSeconds * 1000, skip }
+    const sight = this.#readiness.sight(seen)
+    if (sight.kind === 'ignored') return
+    this.#seen.add(fingerprint(seen.path))
+    await this.#report(sight.sighting)
+  }
+
+  async #report(sighting: Sighting): Promise<void> {
     this.#batch.push(sighting)
     // As it travels: a control character in a name takes six bytes.
     this.#batchBytes += Buffer.byteLength(JSON.stringify(sighting))
@@ -182,26 +198,43 @@ class Scan {
     for (const name of ['new', 'settling', 'pending', 'skipped'] as const) this.#counts[name] += counts[name]
   }
 
-  /** What is recorded but was not listed is looked at by itself before it is called vanished. */
+  /**
+   * What is recorded but was not seen is looked at by itself before it is called vanished. What is still there is not
+   * recorded any more by the policy of today: it is skipped, with the reason.
+   */
   async #markVanished(): Promise<void> {
     for (let after = ''; ; ) {
       const page = await this.#ports.unstored(after)
       const gone: string[] = []
       for (const { id, path } of page) {
-        if (!this.#seen.has(fingerprint(path)) && (await this.#isGone(path))) gone.push(id)
+        if (this.#seen.has(fingerprint(path))) continue
+        const found = await this.#lookAt(path)
+        if (found === 'gone') gone.push(id)
+        const reason = typeof found === 'object' ? this.#whyIgnored(path, found.size, found.mtime) : null
+        if (typeof found === 'object' && reason !== null) await this.#report({ path, ...found, skip: reason })
       }
       if (gone.length > 0) await this.#ports.vanished(gone)
-      if (page.length === 0) return
+      if (page.length === 0) return this.#flush()
       after = page.at(-1)!.id
     }
   }
 
-  async #isGone(path: string): Promise<boolean> {
+  #whyIgnored(path: string, size: number, mtime: number): string | null {
+    const place = placeOf(this.#policy, this.#realRoots, path)
+    if (place.kind === 'ignored') return place.reason
+    const sight = this.#readiness.sight({ path, relative: place.relative, size, mtime })
+    return sight.kind === 'ignored' ? sight.reason : null
+  }
+
+  async #lookAt(path: string): Promise<{ size: number; mtime: number } | 'gone' | 'hidden'> {
     try {
-      await this.#sftp.lstat(path)
-      return false
+      const follow = this.#policy.symlinks === 'follow'
+      const { kind, sizeBytes, mtimeSeconds } = await (follow ? this.#sftp.stat(path) : this.#sftp.lstat(path))
+      return kind === 'file' ? { size: sizeBytes, mtime: mtimeSeconds * 1000 } : 'gone'
     } catch (error) {
-      if ((error as { type?: string }).type === 'SFTP_NO_SUCH_PATH') return true
+      const { type } = error as { type?: string }
+      if (type === 'SFTP_NO_SUCH_PATH') return 'gone'
+      if (type === 'SFTP_PERMISSION_DENIED') return 'hidden'
       throw error
     }
   }

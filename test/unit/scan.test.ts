@@ -14,12 +14,17 @@ const policy: ServerPolicy = {
   exclude: [],
   tempPatterns: [],
   settle: { checks: 1, seconds: 0 },
+  minAge: 0,
+  marker: null,
   emptyFiles: 'take',
   maxSize: null,
   onChange: 'ignore',
   checksum: 'crc32',
   bandwidth: null,
-  keyTemplate: '{server}/{path}'
+  keyTemplate: '{server}/{path}',
+  order: 'oldest',
+  afterUpload: 'keep',
+  movedInto: []
 }
 const file: Node = { kind: 'file', size: 1 }
 const denied = new IngestError('SFTP_PERMISSION_DENIED', 'denied')
@@ -191,6 +196,40 @@ describe('scanServer', () => {
     const { vanished, looked } = await scan(fake, { exclude: ['hidden'] }, known)
     expect(vanished).toEqual(['0', '3'])
     expect(looked).toEqual(['/gone', '/hidden', '/gone too'])
+  })
+
+  test('a file is registered with what it waits for, wherever in the listing its marker stands', async () => {
+    const done = (mtime: number): Node => ({ kind: 'file', mtime })
+    const tree: Record<string, Node> = { '/z.ok': done(1) }
+    for (const name of ['a', 'b', 'c', 'd', 'z', 'old']) tree[`/${name}`] = { kind: 'file', mtime: 1 }
+    tree['/old'] = { kind: 'file', mtime: 2 }
+    Object.assign(tree, { '/a.ok': done(1), '/old.ok': done(1), '/sub/_done': done(5), '/sub/x': done(5) })
+    const beside = await scan(tree, { marker: { suffix: '.ok' } })
+    const waiting = Object.fromEntries(beside.batches.flat().map(({ path, wait }) => [path, wait ?? null]))
+    expect(waiting).toMatchObject({
+      '/a': null,
+      '/z': null,
+      '/old': expect.stringContaining('older'),
+      '/sub/x': expect.stringContaining('x.ok')
+    })
+    expect(Object.keys(waiting).filter((path) => path.endsWith('.ok'))).toEqual([])
+    const folder = await scan(tree, { marker: { file: '_done' } })
+    const free = folder.batches.flat().filter(({ wait }) => wait === undefined)
+    expect(free.map(({ path }) => path)).toEqual(['/sub/x'])
+  })
+
+  test('a folder that files are moved into is not listed, by a link neither', async () => {
+    const tree: Record<string, Node> = { '/done/a': file, '/b': file, '/l': { kind: 'link', to: '/done' } }
+    const { paths, listed } = await scan(tree, { movedInto: ['done'], symlinks: 'follow' })
+    expect(paths).toEqual(['/b'])
+    expect(listed).toEqual(['/'])
+  })
+
+  test('a record that the policy of today would not make is skipped with the reason', async () => {
+    const known = ['/a.tmp', '/b.csv', '/gone/c'].map((path, i) => ({ id: String(i), path }))
+    const { batches, vanished } = await scan({ '/a.tmp': file, '/b.csv': file }, { tempPatterns: ['*.tmp'] }, known)
+    expect(batches.flat().filter(({ skip }) => skip)).toMatchObject([{ path: '/a.tmp', skip: 'a temporary name' }])
+    expect(vanished).toEqual(['2'])
   })
 
   test('names that must not be touched are quarantined with a reason', async () => {

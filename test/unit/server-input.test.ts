@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import type { IngestError } from '../../domain/errors.ts'
-import { newServer, parseNewServer, parseServerUpdate } from '../../domain/server-input.ts'
+import { checkServer, newServer, parseNewServer, parseServerUpdate } from '../../domain/server-input.ts'
 
 const least = { name: 'acme', host: 'sftp.acme.com', username: 'ada', password: 'pw' }
 
@@ -57,6 +57,29 @@ const bad: [string, unknown, string?][] = [
   ['interval', 0],
   ['interval', Number.NaN],
   ['interval', '60'],
+  ['cron', '* * *'],
+  ['cron', '61 * * * *'],
+  ['cron', '0 0 30 2 *'],
+  ['cron', ''],
+  ['cron', 5],
+  ['timezone', 5],
+  ['minAge', -1],
+  ['minAge', '60'],
+  ['marker', '.done'],
+  ['marker', {}],
+  ['marker', { suffix: '' }, 'marker.suffix'],
+  ['marker', { suffix: '/x' }, 'marker.suffix'],
+  ['marker', { suffix: '.a', file: 'b' }],
+  ['marker', { prefix: 'x' }, 'marker.prefix'],
+  ['order', 'newest'],
+  ['priority', 101],
+  ['priority', 0.5],
+  ['afterUpload', 'remove'],
+  ['afterUpload', { move: '' }, 'afterUpload.move'],
+  ['afterUpload', { move: '/' }, 'afterUpload.move'],
+  ['afterUpload', { move: '../x' }, 'afterUpload.move'],
+  ['afterUpload', { move: 'x', copy: true }, 'afterUpload.copy'],
+  ['movedInto', []],
   ['settle', { checks: 0, seconds: 1 }, 'settle.checks'],
   ['settle', { checks: 1, seconds: -1 }, 'settle.seconds'],
   ['settle', { checks: 1 }, 'settle.seconds'],
@@ -118,6 +141,21 @@ describe('parseNewServer', () => {
     expect(parseNewServer({ ...least, algorithms: old, bandwidth: 16_384 }).input).toMatchObject({ algorithms: old })
     const unset = { algorithms: null, bandwidth: null }
     expect(parseServerUpdate(unset).input).toEqual(unset)
+  })
+
+  test('takes a cron expression in place of an interval, not both, and a time zone only with it', () => {
+    const { input } = parseNewServer({ ...least, cron: '0 2 * * *', timezone: 'Europe/Berlin' })
+    expect(input).toMatchObject({ cron: '0 2 * * *', timezone: 'Europe/Berlin', interval: null })
+    expect(parseNewServer({ ...least, cron: '0 2 * * *' }).input).toMatchObject({ timezone: 'UTC' })
+    expect(refused({ cron: '0 2 * * *', interval: 60 })).toMatchObject([{ field: 'cron' }])
+    expect(refused({ cron: '0 2 * * *', timezone: 'Mars/Base' })).toMatchObject([{ field: 'timezone' }])
+    expect(refused({ timezone: 'UTC' })).toMatchObject([{ field: 'timezone', message: 'goes with cron' }])
+  })
+
+  test('files are not moved into a folder that holds a root', () => {
+    expect(refused({ roots: ['/in/a'], afterUpload: { move: '/in' } })).toMatchObject([{ field: 'afterUpload' }])
+    const { input } = parseNewServer({ ...least, roots: ['/in'], afterUpload: { move: '/in//done/' } })
+    expect(input.afterUpload).toEqual({ move: '/in/done' })
   })
 
   test('splits every secret off', () => {
@@ -195,6 +233,19 @@ describe('parseServerUpdate', () => {
 
   test('two ways to log in are refused', () => {
     expect(errorsOf(() => parseServerUpdate({ password: 'a', privateKey: 'b' }))).toMatchObject([{ field: 'password' }])
+  })
+})
+
+describe('checkServer', () => {
+  test('names what does not go together on a changed server as a whole', () => {
+    const whole = { interval: 60, cron: null, timezone: null, roots: ['/'], afterUpload: 'keep' as const }
+    expect(() => checkServer(whole)).not.toThrow()
+    expect(errorsOf(() => checkServer({ ...whole, timezone: 'UTC' }))).toMatchObject([{ field: 'timezone' }])
+    expect(errorsOf(() => checkServer({ ...whole, cron: '* * * * *', timezone: 'No/Where' }))).toMatchObject([
+      { field: 'timezone' }
+    ])
+    const around = { ...whole, roots: ['/a/b'], afterUpload: { move: '/a' } }
+    expect(errorsOf(() => checkServer(around))).toMatchObject([{ field: 'afterUpload' }])
   })
 })
 

@@ -108,6 +108,46 @@ describe('the schedule', () => {
   })
 })
 
+describe('a schedule by cron', () => {
+  const nightly = (change: Partial<registry.ServerRecord> = {}) =>
+    fresh({ interval: null, cron: '0 2 * * *', timezone: 'UTC', ...change })
+  const at = Date.parse('2026-11-24T12:00:00Z')
+  const tick = Date.parse('2026-11-25T02:00:00Z')
+
+  test('a claim sets the next tick, and a success keeps it', () => {
+    const claimed = registry.claimScan(nightly(), at, 0)
+    expect(claimed.nextScanAt).toBe(tick)
+    expect(registry.scanSucceeded(claimed, {} as registry.ScanSummary, null, at).nextScanAt).toBe(tick)
+  })
+
+  test('a pause is not made up for, a stopped server is tried at once', () => {
+    expect(registry.resume(registry.pause(nightly(), at), at).nextScanAt).toBe(tick)
+    expect(registry.resume(registry.serverFailed(nightly(), error, true, at), at).nextScanAt).toBe(at)
+  })
+
+  test('an interval takes its place and the other way round, and a time zone alone changes that of the expression', () => {
+    const changed = (from: registry.ServerRecord, input: object) => registry.updateServer(from, input, {}, at)
+    expect(changed(nightly(), { interval: 5 })).toMatchObject({ interval: 5, cron: null, timezone: null })
+    expect(changed(nightly(), { cron: null })).toMatchObject({ interval: 60, cron: null, timezone: null })
+    expect(changed(nightly(), { maxSize: 5 })).toMatchObject({ interval: null, cron: '0 2 * * *', nextScanAt: tick })
+    expect(changed(nightly(), { timezone: 'Europe/Berlin' })).toMatchObject({ nextScanAt: tick - 3_600_000 })
+    expect(changed(fresh(), { cron: '0 2 * * *' })).toMatchObject({ interval: null, timezone: 'UTC', nextScanAt: tick })
+    expect(changed(fresh(), { interval: null, cron: null })).toMatchObject({ interval: 60, cron: null })
+  })
+
+  test('a connection that fails beside a scan does not end the lease of the scan', () => {
+    const scanned = registry.claimScan(fresh(), now, 0)
+    expect(registry.serverFailed(scanned, error, false, now, { ended: false }).scanLeaseUntil).toBeGreaterThan(now)
+    expect(registry.serverFailed(scanned, error, false, now).scanLeaseUntil).toBe(0)
+  })
+
+  test('folders that files were moved into are remembered', () => {
+    const moving = registry.updateServer(fresh(), { afterUpload: { move: 'done' } }, {}, now)
+    const other = registry.updateServer(moving, { afterUpload: { move: '/old' } }, {}, now)
+    expect(registry.updateServer(other, { afterUpload: 'keep' }, {}, now).movedInto).toEqual(['done', '/old'])
+  })
+})
+
 describe('changes by an operator', () => {
   test('a removed server keeps no secret and no slot, frees its name, and outdates its scans', () => {
     const gone = registry.tombstone(fresh({ scanEpoch: 4 }), now)
