@@ -389,10 +389,17 @@ export function cancel(file: FileRecord, now: number): FileRecord | null {
   return enter(file, { ...fenced, status: 'failed', error }, now, error.message)
 }
 
-/** Gone from the server, by a complete listing and a look of its own. */
+/**
+ * Gone from the server, by a complete listing and a look of its own. Where a worker has been at it, the object may be
+ * stored and only the answer was lost: the next worker finds that out, and says `uploaded` or `vanished`.
+ */
 export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null
-  return enter(file, { status: 'vanished', reason: null, settle: null, worker: null }, now, 'gone from the server')
+  const free = { reason: null, settle: null, worker: null }
+  if (file.epoch === 0) return enter(file, { ...free, status: 'vanished' }, now, 'gone from the server')
+  if (file.status === 'pending') return file.dueAt > now ? { ...file, dueAt: now, updatedAt: now } : null
+  const why = 'gone from the server; a worker looks whether it was stored'
+  return enter(file, { ...free, status: 'pending', dueAt: now }, now, why)
 }
 
 /** Its server was removed before the file was stored. */

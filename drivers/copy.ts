@@ -100,6 +100,7 @@ class Copy {
     } catch (error) {
       if (error instanceof SourceChanged) return this.#changed(error.seen)
       if ((error as IngestError).type === 'SOURCE_CHANGED') return this.#changed(await this.#sftp.stat(this.#file.path))
+      if ((error as IngestError).type === 'SFTP_NO_SUCH_PATH') await this.#leaveNothing()
       throw error
     }
   }
@@ -252,6 +253,20 @@ class Copy {
     if (!this.#hasUpload) return
     await this.#job.stillOurs()
     await this.#abortStrays().catch(() => undefined)
+  }
+
+  /**
+   * The source is gone: whatever earlier attempts left of it goes too. Their object is of a content that changed before
+   * anybody was told of it, or it would have been adopted.
+   */
+  async #leaveNothing(): Promise<void> {
+    await this.#abandonUpload()
+    if (this.#file.epoch === 1) return
+    const there = await this.#store.head(this.#key, this.#job.signal)
+    const { 'longshore-file': id, 'longshore-epoch': epoch } = there?.metadata ?? {}
+    if (id !== this.#file._id || Number(epoch) > this.#file.epoch) return
+    await this.#job.stillOurs()
+    await this.#store.remove(this.#key)
   }
 
   /** Reads the stored object back: it proves the store, too. SHA-256 cannot be combined from ranges. */

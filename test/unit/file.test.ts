@@ -592,6 +592,17 @@ describe('attempts', () => {
 })
 
 describe('vanish and abandon', () => {
+  test('a file that a worker has been at is left to a worker, who looks whether it was stored', () => {
+    const tried = finished({ kind: 'retry', error })
+    expect(tried).toMatchObject({ status: 'pending', epoch: 1 })
+    expect(tried.dueAt).toBeGreaterThan(start)
+    const hurried = done(machine.vanish(tried, start))
+    expect(hurried).toMatchObject({ status: 'pending', dueAt: start })
+    expect(machine.vanish(hurried, start)).toBeNull()
+    const changed = finished({ kind: 'changed', size: 1, mtime: start })
+    expect(machine.vanish(changed, start)).toMatchObject({ status: 'pending', dueAt: start, settle: null })
+  })
+
   test('only what waits vanishes', () => {
     expect(machine.vanish(pending(), start)).toMatchObject({ status: 'vanished' })
     for (const file of [downloading(), uploaded(), notified(), finished({ kind: 'rejected', error })]) {
