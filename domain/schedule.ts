@@ -22,7 +22,8 @@ const CRON_JITTER = 0.05
 const MAX_CRON_JITTER_MS = 10_000
 
 const FIRST_BACKOFF_MS = 5_000
-const MAX_BACKOFF_MS = 5 * 60_000
+/** One lease: a server that is back after an outage of any length is found within two. */
+const MAX_BACKOFF_MS = 30_000
 
 /** What is wrong with a schedule, by field; null when nothing is. Answers for any text. */
 export function scheduleProblem(
@@ -66,14 +67,8 @@ export function nextTick(schedule: Schedule, now: number, random: number): numbe
   return first.getTime() + Math.round(random * Math.min(MAX_CRON_JITTER_MS, gapMs * CRON_JITTER))
 }
 
-/**
- * When to try a failing server again: after a pause that doubles up to five minutes. A schedule with longer gaps is not
- * forgotten meanwhile: its own tick is kept where that comes sooner. `failures` counts from 1; `random` is in [0, 1].
- */
-export function retryTick(schedule: Schedule, failures: number, now: number, random: number): number {
+/** When to try a failing server again, whatever its schedule. `failures` counts from 1; `random` is in [0, 1]. */
+export function retryTick(failures: number, now: number, random: number): number {
   const backoffMs = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.min(failures - 1, 10))
-  const later = now + Math.round(backoffMs * (0.8 + 0.2 * random))
-  if (schedule.cron === null) return later
-  const tick = nextTick(schedule, now, 0)
-  return nextTick(schedule, tick, 0) - tick >= MAX_BACKOFF_MS ? Math.min(tick, later) : later
+  return now + Math.round(backoffMs * (0.8 + 0.2 * random))
 }

@@ -110,7 +110,7 @@ export interface ServerRecord extends ServerAddress, ServerPolicy, Schedule {
   updatedAt: number
 }
 
-export const SCAN_LEASE_MS = 60_000
+export const SCAN_LEASE_MS = 30_000
 export const SLOT_LEASE_MS = 30_000
 
 /** A record whose schedule is taken by one scanner: the next epoch, a lease, and the next tick already set. */
@@ -151,7 +151,7 @@ export function serverFailed(
     failures,
     lastError: error,
     state: stop ? 'stopped' : server.state,
-    nextScanAt: retryTick(server, failures, now, random),
+    nextScanAt: retryTick(failures, now, random),
     scanLeaseUntil: ended ? 0 : server.scanLeaseUntil,
     updatedAt: now
   }
@@ -238,10 +238,11 @@ export function policyOf(server: ServerRecord): ServerPolicy {
 /** Why a slot is not given now; empty when it may be taken. */
 export function refusalOf(server: ServerRecord, kind: Slot['kind'], now: number): string {
   if (server.deletedAt) return 'the server was removed'
-  // A stopped server is never logged in to by itself: that could lock the account out. A failing one is tried by scans.
+  // A stopped server is never logged in to by itself: that could lock the account out. A failing one is tried by scans
+  // alone, so that workers do not spend their time on connecting to it.
   const byItself = kind === 'transfer' || kind === 'look'
   if (kind !== 'test' && server.state !== 'active') return `the server is ${server.state}`
-  if (byItself && server.failures > 0 && server.nextScanAt > now) return 'the server fails and is left alone'
+  if (byItself && server.failures > 0) return 'the server fails and is left alone'
   if (byItself && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
   const held = server.slots.filter((slot) => slot.until > now)
   return hasFreeSlot(held, kind, server.maxConnections) ? '' : 'all connections of the server are in use'

@@ -23,7 +23,9 @@ interface Waiter {
 }
 
 const MAX_SCANS = 16
-const RENEW_SCAN_MS = 15_000
+/** Of those, at servers that failed: each may take the whole of a connection's time-out. */
+const MAX_FAILING_SCANS = 8
+const RENEW_SCAN_MS = 10_000
 const SLOT_RETRY_MS = 500
 const REPORT_FOR_MS = 20_000
 
@@ -40,9 +42,10 @@ export function scannerService(config: Config): ServiceSchema {
       /** Claims as many due servers as there is room for and begins to scan them. */
       takeDue: {
         async handler(this: any, ctx: Context) {
-          const room = MAX_SCANS - this.scans.size
-          if (room <= 0) return
-          const orders = await ctx.call<WorkOrder[], { limit: number }>('servers.claimDue', { limit: room })
+          const limit = MAX_SCANS - this.scans.size
+          if (limit <= 0) return
+          const failingLimit = Math.max(0, MAX_FAILING_SCANS - this.failing.size)
+          const orders = await ctx.call<WorkOrder[], object>('servers.claimDue', { limit, failingLimit })
           for (const order of orders) void this.begin(order).catch(() => undefined)
         }
       },
@@ -123,8 +126,12 @@ export function scannerService(config: Config): ServiceSchema {
       },
 
       begin(order: WorkOrder): Promise<void> {
-        const running: Promise<void> = this.scanOne(order).finally(() => this.scans.delete(running))
+        const running: Promise<void> = this.scanOne(order).finally(() => {
+          this.scans.delete(running)
+          this.failing.delete(running)
+        })
         this.scans.add(running)
+        if (order.failures > 0) this.failing.add(running)
         return running
       },
 
@@ -241,6 +248,7 @@ export function scannerService(config: Config): ServiceSchema {
     created(this: any) {
       this.holder = `${this.broker.nodeID}/scanner`
       this.scans = new Set()
+      this.failing = new Set()
       this.looking = new Set()
       this.waiting = new Set<Waiter>()
       this.stop = new AbortController()

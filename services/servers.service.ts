@@ -23,6 +23,8 @@ export interface WorkOrder {
   name: string
   policy: registry.ServerPolicy
   scanEpoch: number
+  /** Failed scans in a row before this one. */
+  failures: number
 }
 
 function workOrder(server: ServerRecord): WorkOrder {
@@ -31,7 +33,8 @@ function workOrder(server: ServerRecord): WorkOrder {
     target: { id: server._id, host, port, username, hostKey, algorithms, secrets },
     name: server.name,
     policy: registry.policyOf(server),
-    scanEpoch: server.scanEpoch
+    scanEpoch: server.scanEpoch,
+    failures: server.failures
   }
 }
 
@@ -130,16 +133,20 @@ export function serversService(config: Config): ServiceSchema {
         }
       },
 
-      /** Due servers, claimed under a lease; each goes to one scanner. `WorkOrder[]`. */
+      /**
+       * Due servers, claimed under a lease; each goes to one scanner. `WorkOrder[]`. Of those that failed at most
+       * `failingLimit`, but they come first: neither kind keeps the other waiting.
+       */
       claimDue: {
-        params: { limit: 'number' },
-        async handler(this: any, ctx: Context<{ limit: number }>) {
+        params: { limit: 'number', failingLimit: 'number' },
+        async handler(this: any, ctx: Context<{ limit: number; failingLimit: number }>) {
+          const { limit, failingLimit } = ctx.params
           const now = Date.now()
           const query = { state: 'active', nextScanAt: { $lte: now }, scanLeaseUntil: { $lte: now } }
-          const due: ServerRecord[] = await this.collection.find(query, {
-            sort: { nextScanAt: 1 },
-            limit: ctx.params.limit
-          })
+          const oldest = async (failures: object | number, most: number): Promise<ServerRecord[]> =>
+            most > 0 ? this.collection.find({ ...query, failures }, { sort: { nextScanAt: 1 }, limit: most }) : []
+          const due = await oldest({ $gt: 0 }, Math.min(limit, failingLimit))
+          due.push(...(await oldest(0, limit - due.length)))
           const pairs = due
             .filter((from) => registry.isScanDue(from, now))
             .map((from) => ({ from, to: registry.claimScan(from, now, Math.random()) }))
