@@ -32,7 +32,7 @@ export interface CheckReport {
 
 export interface CheckOptions {
   backends: Backends
-  longshore: Longshore
+  longshore: Pick<Longshore, 'api' | 'output'> & { keys: Record<string, string> }
   consumer: Consumer
   /** By default every file is expected to be `notified`. */
   rules?: Rules

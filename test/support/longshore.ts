@@ -11,11 +11,21 @@ import { freePort, type RunningProcess, startProcess, temporaryFolder } from './
 import { type FaultyProxy, startProxy } from './proxy.ts'
 import { type RabbitServer, startRabbit } from './rabbit.ts'
 import { type RestClient, restClient } from './rest.ts'
+import { type S3Proxy, startS3Proxy } from './s3-proxy.ts'
 import { waitFor } from './wait.ts'
 
 export { waitFor }
 
 const program = resolve(import.meta.dirname, '../..')
+
+/** What stands in front of the backends where the network's faults are part of a test. */
+export interface Proxies {
+  s3: S3Proxy
+  amqp: FaultyProxy
+  mongo: FaultyProxy
+  /** Two, so that one half of the processes can be cut off from the other. */
+  nats: [FaultyProxy, FaultyProxy]
+}
 
 export interface Backends {
   nats: NatsServer
@@ -25,6 +35,8 @@ export interface Backends {
   sshd: Sshd
   /** In front of the SFTP server, when asked for. */
   proxy: FaultyProxy | null
+  /** In front of the others, when asked for; `env` leads through them, and through the first one to NATS. */
+  proxies: Proxies | null
   /** The folder that the SFTP server serves, as the server itself names it. */
   root: string
   bucket: string
@@ -39,7 +51,8 @@ export interface Backends {
   stop(): Promise<void>
 }
 
-export async function startBackends(options: { proxied?: boolean } = {}): Promise<Backends> {
+/** `proxied`: the SFTP server is behind a proxy; `everything`: all are. */
+export async function startBackends(options: { proxied?: boolean | 'everything' } = {}): Promise<Backends> {
   const stops: (() => Promise<void>)[] = []
   const stop = async () => {
     for (const one of stops.splice(0).reverse()) await one()
@@ -60,6 +73,7 @@ export async function startBackends(options: { proxied?: boolean } = {}): Promis
     const [nats, mongo, minio, rabbit, sshd] = await Promise.all(all)
     const proxy = options.proxied ? await startProxy({ target: { host: '127.0.0.1', port: sshd.port } }) : null
     if (proxy) stops.push(() => proxy.close())
+    const proxies = options.proxied === 'everything' ? await startProxies({ nats, mongo, minio, rabbit }, stops) : null
     const encryptionKey = randomBytes(32).toString('base64')
     const bucket = 'longshore-files'
     const queue = { url: rabbit.url, exchange: 'longshore', routingKey: 'file.uploaded', queue: 'ingested' }
@@ -70,17 +84,18 @@ export async function startBackends(options: { proxied?: boolean } = {}): Promis
       rabbit,
       sshd,
       proxy,
+      proxies,
       root: await realpath(sshd.root),
       bucket,
       queue,
       env: {
-        TRANSPORTER: nats.url,
-        MONGO_URL: mongo.url,
-        S3_ENDPOINT: minio.endpoint,
+        TRANSPORTER: through(nats.url, proxies?.nats[0]),
+        MONGO_URL: through(mongo.url, proxies?.mongo),
+        S3_ENDPOINT: proxies?.s3.endpoint ?? minio.endpoint,
         S3_ACCESS_KEY: minio.accessKey,
         S3_SECRET_KEY: minio.secretKey,
         S3_BUCKET: bucket,
-        AMQP_URL: queue.url,
+        AMQP_URL: through(queue.url, proxies?.amqp),
         AMQP_EXCHANGE: queue.exchange,
         AMQP_ROUTING_KEY: queue.routingKey,
         AMQP_QUEUE: queue.queue,
@@ -103,6 +118,30 @@ export async function startBackends(options: { proxied?: boolean } = {}): Promis
     await stop()
     throw error
   }
+}
+
+async function startProxies(
+  { nats, mongo, minio, rabbit }: Pick<Backends, 'nats' | 'mongo' | 'minio' | 'rabbit'>,
+  stops: (() => Promise<void>)[]
+): Promise<Proxies> {
+  const before = async (port: number) => {
+    const proxy = await startProxy({ target: { host: '127.0.0.1', port } })
+    stops.push(() => proxy.close())
+    return proxy
+  }
+  const s3 = await startS3Proxy(minio.endpoint)
+  stops.push(() => s3.close())
+  return {
+    s3,
+    amqp: await before(rabbit.port),
+    mongo: await before(Number(new URL(mongo.url).port)),
+    nats: [await before(nats.port), await before(nats.port)]
+  }
+}
+
+/** The address with the proxy's port in place of the server's. */
+export function through(url: string, proxy: { port: number } | undefined): string {
+  return proxy ? url.replace(/:\d+(?=\/|$)/, `:${proxy.port}`) : url
 }
 
 export interface LongshoreOptions {

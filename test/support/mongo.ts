@@ -24,6 +24,8 @@ export interface MongoOptions {
 export interface RunningMongo {
   /** With a database name of its own. */
   url: string
+  /** Of the server's process; null for the one at MONGO_TEST_URL, which is not ours to pause. */
+  pid: number | null
   stop(): Promise<void>
 }
 
@@ -42,6 +44,7 @@ export async function startMongo({ dir, port }: MongoOptions = {}): Promise<Runn
       : await startStandIn(folder, port ?? 0)
     return {
       url: `mongodb://127.0.0.1:${bound}/longshore`,
+      pid: child.pid!,
       stop: async () => {
         await ended(child)
         await cleanUp()
@@ -59,6 +62,7 @@ async function freshDatabase(given: string): Promise<RunningMongo> {
   const url = `${server}/longshore-test-${randomBytes(6).toString('hex')}${options ?? ''}`
   return {
     url,
+    pid: null,
     stop: async () => {
       const connection = await mongoose.createConnection(url).asPromise()
       await connection.dropDatabase()

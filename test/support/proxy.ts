@@ -1,4 +1,4 @@
-/** A TCP proxy on loopback that can cut, delay, swallow and refuse: the network's faults on demand. */
+/** A TCP proxy on loopback that can cut, delay, throttle, swallow and refuse: the network's faults on demand. */
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 
@@ -17,11 +17,17 @@ export interface FaultyProxy {
   /** Connections are accepted and stay open, but nothing moves. */
   blackhole(): void
   restore(): void
+  /** The round trip that is added from now on; 0 ends it. */
+  delay(roundTripMs: number): void
+  /** What each connection carries each way from now on; null ends it. */
+  throttle(bytesPerSecond: number | null): void
   /** New connections are refused. */
   refuse(): Promise<void>
   accept(): Promise<void>
   /** Connections accepted so far. */
   readonly accepted: number
+  /** Connections that are open now. */
+  readonly open: number
   /** Bytes that came from the target so far, over all connections. */
   readonly received: number
   close(): Promise<void>
@@ -35,10 +41,16 @@ interface Link {
   resume(): void
 }
 
+interface Pace {
+  delayMs: number
+  bytesPerSecond: number | null
+  isHeld: boolean
+}
+
 export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
   const links = new Set<Link>()
   let server: Server | null = null
-  let swallowing = false
+  const pace: Pace = { delayMs: options.delayMs ?? 0, bytesPerSecond: null, isHeld: false }
   let cutAt: number | null = null
   let accepted = 0
   let received = 0
@@ -53,12 +65,15 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     for (const link of links) reset(link)
   }
 
+  const resumeAll = () => {
+    for (const link of links) link.resume()
+  }
+
   const connected = (inner: Socket) => {
     accepted++
     const outer = connect({ ...options.target, noDelay: true })
     inner.setNoDelay(true)
-    const isHeld = () => swallowing
-    const back = move(outer, inner, isHeld, options.delayMs, (bytes) => {
+    const back = move(outer, inner, pace, (bytes) => {
       link.fromTarget += bytes
       received += bytes
       if (cutAt === null || link.fromTarget < cutAt) return true
@@ -66,7 +81,7 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
       reset(link)
       return false
     })
-    const forth = move(inner, outer, isHeld, options.delayMs, () => true)
+    const forth = move(inner, outer, pace, () => true)
     const link: Link = {
       inner,
       outer,
@@ -98,6 +113,9 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     get accepted() {
       return accepted
     },
+    get open() {
+      return links.size
+    },
     get received() {
       return received
     },
@@ -107,11 +125,18 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
       cutAt = bytes
     },
     blackhole: () => {
-      swallowing = true
+      pace.isHeld = true
     },
     restore: () => {
-      swallowing = false
-      for (const link of links) link.resume()
+      pace.isHeld = false
+      resumeAll()
+    },
+    delay: (roundTripMs) => {
+      pace.delayMs = roundTripMs
+    },
+    throttle: (bytesPerSecond) => {
+      pace.bytesPerSecond = bytesPerSecond
+      resumeAll()
     },
     refuse: async () => {
       // Stops listening at once; the callback would wait for the open connections.
@@ -130,40 +155,53 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
   }
 }
 
+/** Queued for one direction of a throttled connection; more than this, and the sender is held up. */
+const THROTTLED_BYTES = 128 * 1024
+
 /**
  * Moves bytes one way; returns what moves on after a hold. Chunks wait in one queue, so their order stays whatever the
  * timers do. `mayPass` sees the size of each chunk before it is passed on.
  */
-function move(
-  from: Socket,
-  to: Socket,
-  isHeld: () => boolean,
-  delayMs: number | undefined,
-  mayPass: (bytes: number) => boolean
-): () => void {
+function move(from: Socket, to: Socket, pace: Pace, mayPass: (bytes: number) => boolean): () => void {
   const queue: { chunk: Buffer | null; due: number }[] = []
+  let queuedBytes = 0
+  let freeAt = 0
+  let timer: NodeJS.Timeout | undefined
+
   const flush = () => {
-    const now = performance.now()
-    while (queue.length > 0 && !isHeld() && queue[0]!.due <= now) {
-      const { chunk } = queue.shift()!
-      if (chunk === null) to.end()
-      else if (!mayPass(chunk.length)) return
-      else if (!to.write(chunk) && !delayMs) from.pause()
+    while (queue.length > 0 && !pace.isHeld) {
+      const { chunk, due } = queue[0]!
+      const now = performance.now()
+      const waitMs = Math.max(due, pace.bytesPerSecond === null ? 0 : freeAt) - now
+      if (waitMs > 0) {
+        clearTimeout(timer)
+        // Rounded up: a timer that fires a little early would leave the chunk until the next one.
+        timer = setTimeout(flush, Math.ceil(waitMs) + 1)
+        return
+      }
+      queue.shift()
+      if (chunk === null) {
+        to.end()
+        continue
+      }
+      if (!mayPass(chunk.length)) return
+      queuedBytes -= chunk.length
+      if (pace.bytesPerSecond !== null) freeAt = now + (chunk.length * 1000) / pace.bytesPerSecond
+      // With a delay the sender goes on: throughput is not what is limited then.
+      if (!to.write(chunk) && pace.delayMs === 0) from.pause()
     }
+    if (!pace.isHeld && !to.writableNeedDrain) from.resume()
   }
   const take = (chunk: Buffer | null) => {
-    const wait = (delayMs ?? 0) / 2
-    queue.push({ chunk, due: performance.now() + wait })
-    // Rounded up: a timer that fires a little early would leave the chunk until the next one.
-    if (wait > 0) setTimeout(flush, Math.ceil(wait) + 1)
-    else if (isHeld()) from.pause()
-    else flush()
+    queue.push({ chunk, due: performance.now() + pace.delayMs / 2 })
+    queuedBytes += chunk?.length ?? 0
+    if (pace.isHeld || (pace.bytesPerSecond !== null && queuedBytes > THROTTLED_BYTES)) from.pause()
+    flush()
   }
   from.on('data', take)
   from.on('end', () => take(null))
-  to.on('drain', () => from.resume())
-  return () => {
-    flush()
-    from.resume()
-  }
+  // Not at the end of `from`: what is queued still has to arrive.
+  to.on('close', () => clearTimeout(timer))
+  to.on('drain', flush)
+  return flush
 }

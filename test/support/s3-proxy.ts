@@ -1,0 +1,154 @@
+/**
+ * An HTTP proxy in front of a real S3 store that answers some requests with a fault. It passes the `Host` header on, so
+ * that signatures stay right, and never reads a body whole.
+ */
+import { once } from 'node:events'
+import { Agent, createServer, type IncomingMessage, type ServerResponse, request as send } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { Transform } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
+
+export type S3Operation = 'put' | 'part' | 'create' | 'complete' | 'abort' | 'head' | 'get' | 'list' | 'other'
+
+export interface S3Request {
+  operation: S3Operation
+  /** Bucket and key as in the address, still escaped. */
+  path: string
+  partNumber: number | null
+}
+
+export type S3Fault =
+  /** An error document instead of the store's answer; the request never gets there. */
+  | { kind: 'answer'; status: number; code: string }
+  /** The connection is reset before anything was passed on. */
+  | { kind: 'reset' }
+  /** The request is carried out, and the connection reset instead of its answer. */
+  | { kind: 'lostReply' }
+  /** One byte of the body arrives as another. */
+  | { kind: 'flip' }
+  /** The body crawls. */
+  | { kind: 'slow'; bytesPerSecond: number }
+  /** The request is taken and nothing comes back until `release`. */
+  | { kind: 'silent' }
+
+export interface S3Proxy {
+  readonly endpoint: string
+  /** Asked once for each request; null lets it pass. */
+  fault: ((request: S3Request) => S3Fault | null) | null
+  /** Requests so far, and how many of them met a fault. */
+  readonly seen: { requests: number; faults: number; byOperation: Partial<Record<S3Operation, number>> }
+  /** Ends what `silent` holds. */
+  release(): void
+  close(): Promise<void>
+}
+
+export async function startS3Proxy(target: string): Promise<S3Proxy> {
+  const { hostname, port } = new URL(target)
+  const agent = new Agent({ keepAlive: true })
+  const held = new Set<ServerResponse>()
+  const seen: S3Proxy['seen'] = { requests: 0, faults: 0, byOperation: {} }
+
+  const pass = (request: IncomingMessage, response: ServerResponse, fault: S3Fault | null) => {
+    const { method, url: path, rawHeaders: headers } = request
+    const upstream = send({ hostname, port, method, path, headers, agent })
+    const fail = () => request.socket.resetAndDestroy()
+    upstream.on('error', fail)
+    request.on('error', () => upstream.destroy())
+    response.on('close', () => upstream.destroy())
+    upstream.on('response', (answer) => {
+      if (fault?.kind === 'lostReply') return fail()
+      response.writeHead(answer.statusCode!, answer.rawHeaders)
+      answer.on('error', fail)
+      answer.pipe(response)
+    })
+    const through = fault?.kind === 'flip' ? flipping() : fault?.kind === 'slow' ? slowly(fault.bytesPerSecond) : null
+    if (through) request.pipe(through).pipe(upstream)
+    else request.pipe(upstream)
+  }
+
+  const server = createServer((request, response) => {
+    const asked = describe(request)
+    seen.requests++
+    seen.byOperation[asked.operation] = (seen.byOperation[asked.operation] ?? 0) + 1
+    const fault = proxy.fault?.(asked) ?? null
+    if (fault) seen.faults++
+    if (fault?.kind === 'reset') return request.socket.resetAndDestroy()
+    if (fault?.kind === 'answer') return refuse(request, response, fault)
+    if (fault?.kind === 'silent') {
+      held.add(response.on('close', () => held.delete(response)))
+      request.resume()
+      return
+    }
+    pass(request, response, fault)
+  })
+  server.requestTimeout = 0
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+
+  const release = () => {
+    for (const response of held) response.socket?.resetAndDestroy()
+  }
+  const proxy: S3Proxy = {
+    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    fault: null,
+    seen,
+    release,
+    async close() {
+      const closed = once(server, 'close')
+      server.close()
+      server.closeAllConnections()
+      agent.destroy()
+      await closed
+    }
+  }
+  return proxy
+}
+
+function describe({ method, url }: IncomingMessage): S3Request {
+  const { pathname, searchParams } = new URL(url!, 'http://s3')
+  const isUpload = searchParams.has('uploadId')
+  const operations: Record<string, S3Operation> = {
+    PUT: isUpload ? 'part' : 'put',
+    POST: isUpload ? 'complete' : searchParams.has('uploads') ? 'create' : 'other',
+    DELETE: isUpload ? 'abort' : 'other',
+    HEAD: 'head',
+    GET: isUpload || searchParams.has('uploads') || searchParams.has('list-type') ? 'list' : 'get'
+  }
+  const partNumber = searchParams.get('partNumber')
+  return {
+    operation: operations[method!] ?? 'other',
+    path: pathname,
+    partNumber: partNumber === null ? null : Number(partNumber)
+  }
+}
+
+/** Status 200 is how S3 reports a Complete that failed after it had begun to answer. */
+function refuse(request: IncomingMessage, response: ServerResponse, fault: { status: number; code: string }): void {
+  const body = `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${fault.code}</Code><Message>injected</Message></Error>`
+  request.resume()
+  response.writeHead(fault.status, { 'content-type': 'application/xml', connection: 'close' })
+  response.end(request.method === 'HEAD' ? undefined : body)
+}
+
+/** In the middle of the first chunk that is large enough to be of a file, not of its framing. */
+function flipping(): Transform {
+  let isDone = false
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      if (!isDone && chunk.length > 64) {
+        isDone = true
+        const at = chunk.length >> 1
+        chunk[at] = chunk[at]! ^ 1
+      }
+      done(null, chunk)
+    }
+  })
+}
+
+function slowly(bytesPerSecond: number): Transform {
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      delay((chunk.length * 1000) / bytesPerSecond).then(() => done(null, chunk))
+    }
+  })
+}
