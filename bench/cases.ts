@@ -14,6 +14,8 @@ export interface Case {
   sizeBytes: number
   /** Holes instead of bytes: for sizes that would only cost disk. */
   sparse?: boolean
+  /** Of the server's policy; crc32 by default. */
+  checksum?: 'crc32' | 'sha256'
   /** Round trip to the SFTP server. */
   delayMs?: number
   unit: 'MB/s' | 'files/s'
@@ -43,6 +45,17 @@ export const cases: Case[] = [
       { of: 'rate', atLeast: 1.7 },
       { of: 'cpu', atMost: 0.8 }
     ]
+  },
+  {
+    name: 'big-sha256',
+    title: '1 GiB, loopback, SHA-256',
+    files: 1,
+    sizeBytes: GiB,
+    checksum: 'sha256',
+    unit: 'MB/s',
+    runs: 3,
+    transfers: [4],
+    goals: []
   },
   {
     name: 'big-20ms',

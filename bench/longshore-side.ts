@@ -29,7 +29,8 @@ answerParent(async (job: Job): Promise<Measurement> => {
     ...{ host, port: job.sftp.port, username, privateKey },
     roots: [folder],
     interval: 3600,
-    settle: { checks: 1, seconds: 0 }
+    settle: { checks: 1, seconds: 0 },
+    checksum: job.checksum
   }
   const measured = await measureHere(async () => {
     const response = await fetch(`http://127.0.0.1:${port}/api/v1/servers`, {

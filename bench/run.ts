@@ -3,6 +3,8 @@
  *
  *   node bench/run.ts                     every case
  *   node bench/run.ts small big-20ms      some of them
+ *   node bench/run.ts --runs 1 big        fewer runs than the case asks for
+ *   node bench/run.ts --only big          Longshore alone
  *   node bench/run.ts --prof small        one run of Longshore alone, with a CPU profile in bench/results/
  *
  * The two take turns, so that the machine's moods fall on both; a figure is the median of a side's runs. All runs are
@@ -11,33 +13,28 @@
 import { mkdir, open, realpath, rm, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { startMinio } from '../test/support/minio.ts'
 import { startSshd } from '../test/support/openssh.ts'
 import { temporaryFolder } from '../test/support/process.ts'
 import { startProxy } from '../test/support/proxy.ts'
 import { writeSource } from '../test/support/source-files.ts'
-import { type Case, cases, type Goal } from './cases.ts'
-import type { Job, Measurement } from './measurement.ts'
+import { type Case, cases } from './cases.ts'
+import { type Job, type Measurement, processCpuSeconds } from './measurement.ts'
 import { interrupt, longshore, naive, rclone, rcloneVersion } from './sides.ts'
-
-interface Side {
-  runs: Measurement[]
-  median: Measurement
-}
-
-interface Result {
-  case: Case
-  transfers: number
-  longshore: Side
-  rclone: Side
-  naive: Side | null
-}
+import { describe, isMet, type Result, sideOf, table } from './table.ts'
 
 const results = join(import.meta.dirname, 'results')
 await mkdir(results, { recursive: true })
-const words = process.argv.slice(2)
-const isProfiling = words.includes('--prof')
-const names = words.filter((word) => word !== '--prof')
+const { values: wanted, positionals: names } = parseArgs({
+  allowPositionals: true,
+  options: {
+    prof: { type: 'boolean', default: false },
+    only: { type: 'boolean', default: false },
+    runs: { type: 'string' }
+  }
+})
+const isAlone = wanted.prof || wanted.only
 const unknown = names.filter((name) => !cases.some((one) => one.name === name))
 if (unknown.length > 0) {
   console.error(`no such case: ${unknown.join(', ')}; there are ${cases.map(({ name }) => name).join(', ')}`)
@@ -57,12 +54,12 @@ for (const one of cases.filter(({ name }) => names.length === 0 || names.include
   measured.push(result)
   await writeFile(file, `${JSON.stringify({ time, machine, results: measured }, null, 2)}\n`)
 }
-if (!isProfiling) {
+if (!isAlone) {
   console.log(`\n${table(measured)}`)
   if (measured.some((result) => result.case.goals.some((goal) => !isMet(goal, result)))) process.exitCode = 1
 }
 
-/** One case on servers of its own; null when it was only profiled. */
+/** One case on servers of its own; null when Longshore ran alone. */
 async function measure(one: Case): Promise<Result | null> {
   const scratch = await temporaryFolder('bench')
   const [sshd, minio] = await Promise.all([startSshd(), startMinio({ dir: await folderIn(scratch.path, 'minio') })])
@@ -82,20 +79,28 @@ async function measure(one: Case): Promise<Result | null> {
       const { endpoint, accessKey, secretKey } = minio
       const dataDir = await folderIn(scratch.path, `data-${number}`)
       const s3 = { endpoint, accessKey, secretKey, bucket }
-      const answer = await side({ files: one.files, sizeBytes: one.sizeBytes, sftp, s3, dataDir })
+      const { files, sizeBytes, checksum = 'crc32' } = one
+      const cpuOfServers = async () => [await processCpuSeconds(sshd.pid), await processCpuSeconds(minio.pid)] as const
+      const before = await cpuOfServers()
+      const own = await side({ files, sizeBytes, checksum, sftp, s3, dataDir })
+      const after = await cpuOfServers()
+      const answer = { ...own, sftpCpuSeconds: after[0] - before[0], storeCpuSeconds: after[1] - before[1] }
       // A bucket of MinIO is a folder; asking it to remove thousands of objects would take longer than the run.
       await rm(join(scratch.path, 'minio', bucket), { recursive: true, force: true })
       console.log(`${one.title}: ${name} ${describe(one, answer)}`)
       return answer
     }
-    if (isProfiling) {
-      await run('Longshore', (job) => longshore(job, results))
+    const runs = wanted.runs === undefined ? one.runs : Number(wanted.runs)
+    if (isAlone) {
+      for (let turn = 0; turn < (wanted.prof ? 1 : runs); turn++) {
+        await run('Longshore', (job) => longshore(job, wanted.prof ? results : null))
+      }
       return null
     }
     const transfers = await fastest(one, (count) => run(`rclone --transfers ${count}`, (job) => rclone(job, count)))
     const ours: Measurement[] = []
     const theirs: Measurement[] = []
-    for (let turn = 0; turn < one.runs; turn++) {
+    for (let turn = 0; turn < runs; turn++) {
       ours.push(await run('Longshore', (job) => longshore(job, null)))
       theirs.push(await run(`rclone --transfers ${transfers}`, (job) => rclone(job, transfers)))
     }
@@ -137,69 +142,4 @@ async function fastest(one: Case, run: (transfers: number) => Promise<Measuremen
     if (seconds < best.seconds) best = { transfers, seconds }
   }
   return best.transfers
-}
-
-function sideOf(runs: Measurement[]): Side {
-  const median = (pick: (run: Measurement) => number) => runs.map(pick).toSorted((a, b) => a - b)[runs.length >> 1]!
-  return {
-    runs,
-    median: {
-      seconds: median(({ seconds }) => seconds),
-      cpuSeconds: median(({ cpuSeconds }) => cpuSeconds),
-      peakRssMB: median(({ peakRssMB }) => peakRssMB)
-    }
-  }
-}
-
-function rateOf(one: Case, { seconds }: Measurement): number {
-  return (one.unit === 'files/s' ? one.files : (one.files * one.sizeBytes) / 1e6) / seconds
-}
-
-function describe(one: Case, run: Measurement): string {
-  const rate = `${rateOf(one, run).toFixed(0)} ${one.unit}`
-  return `${rate}, CPU ${run.cpuSeconds.toFixed(1)} s, peak ${run.peakRssMB.toFixed(0)} MB`
-}
-
-function ratioOf(goal: Goal, result: Result): number {
-  const [ours, theirs] = [result.longshore.median, result.rclone.median]
-  if (goal.of === 'rate') return rateOf(result.case, ours) / rateOf(result.case, theirs)
-  return goal.of === 'cpu' ? ours.cpuSeconds / theirs.cpuSeconds : ours.peakRssMB
-}
-
-function isMet(goal: Goal, result: Result): boolean {
-  const value = ratioOf(goal, result)
-  return value >= (goal.atLeast ?? value) && value <= (goal.atMost ?? value)
-}
-
-/** In Markdown, to be pasted into a document. */
-function table(rows: Result[]): string {
-  const lines = [
-    '| case | Longshore | rclone | straightforward | CPU s | peak RSS MB | rate | CPU | goal | met |',
-    '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |'
-  ]
-  for (const result of rows) {
-    const { case: one, longshore: ours, rclone: theirs, naive: plain } = result
-    const rate = (side: Side | null) => (side ? `${rateOf(one, side.median).toFixed(0)} ${one.unit}` : '-')
-    const each = (pick: (run: Measurement) => string) =>
-      [ours, theirs, plain].flatMap((side) => (side ? [pick(side.median)] : [])).join(' / ')
-    const cells = [
-      one.title,
-      rate(ours),
-      `${rate(theirs)} (--transfers ${result.transfers})`,
-      rate(plain),
-      each(({ cpuSeconds }) => cpuSeconds.toFixed(1)),
-      each(({ peakRssMB }) => peakRssMB.toFixed(0)),
-      `${ratioOf({ of: 'rate' }, result).toFixed(2)}x`,
-      `${ratioOf({ of: 'cpu' }, result).toFixed(2)}x`,
-      one.goals.map(goalText).join(', '),
-      one.goals.map((goal) => (isMet(goal, result) ? 'yes' : 'NO')).join(', ')
-    ]
-    lines.push(`| ${cells.join(' | ')} |`)
-  }
-  return lines.join('\n')
-}
-
-function goalText({ of, atLeast, atMost }: Goal): string {
-  const bound = atLeast === undefined ? `<= ${atMost}` : `>= ${atLeast}`
-  return of === 'rssMB' ? `RSS ${bound} MB` : `${of} ${bound}x`
 }

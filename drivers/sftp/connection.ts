@@ -3,6 +3,7 @@ import { performance } from 'node:perf_hooks'
 import type { SFTPWrapper } from 'ssh2'
 import { errorType, type IngestError } from '../../domain/errors.ts'
 import { channelError, connectionError, requestError, requestTimeout } from './errors.ts'
+import { takeData } from './inbound.ts'
 import { listPages, toAttributes } from './listing.ts'
 import type { Operations } from './operations.ts'
 import { RemoteFile } from './reader.ts'
@@ -183,6 +184,7 @@ class Connection implements Sftp {
     sftp.on('error', lost)
     sftp.on('end', () => lost())
     sftp.on('close', () => lost())
+    takeData(sftp)
     this.#widen(sftp)
     return sftp
   }

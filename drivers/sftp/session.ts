@@ -13,6 +13,7 @@ import { MODERN_ALGORITHMS } from '../../domain/algorithms.ts'
 import { IngestError } from '../../domain/errors.ts'
 import { type AuthHandler, authentication } from './authentication.ts'
 import { cancelled, connectionError, connectTimeout, type Place } from './errors.ts'
+import { readInto } from './inbound.ts'
 import { Operations } from './operations.ts'
 import type { ConnectOptions, SftpTarget } from './sftp.ts'
 
@@ -105,7 +106,8 @@ export class Session {
 
   #dial(address: string, target: SftpTarget, options: ConnectOptions, authenticate: AuthHandler): void {
     // Nagle's algorithm with the server's delayed ACK makes each small request wait about 40 ms.
-    const socket = connect({ host: address, port: target.port, noDelay: true })
+    const onread = readInto(this.client, (data) => socket.emit('data', data))
+    const socket: Socket = connect({ host: address, port: target.port, noDelay: true, onread })
     this.#socket = socket
     socket.once('connect', () => {
       this.place.phase = 'handshake'
