@@ -11,7 +11,9 @@
 import { createHash } from 'node:crypto'
 import { backoffMs, FILE_BACKOFF } from './backoff.ts'
 import type { RecordedError } from './errors.ts'
+import { enter, type HistoryEntry } from './history.ts'
 import { ripen } from './readiness.ts'
+import { backToStored, isRefetching, type RefetchState } from './refetch.ts'
 import type { SettlePolicy } from './server.ts'
 import type { SettleState } from './settle.ts'
 
@@ -27,16 +29,6 @@ export const FILE_STATUSES = [
 ] as const
 export type FileStatus = (typeof FILE_STATUSES)[number]
 
-export interface HistoryEntry {
-  at: number
-  status: FileStatus
-  worker: string | null
-  attempt: number
-  reason: string | null
-  /** How often the same entry came in a row. */
-  times: number
-}
-
 export interface ObjectInfo {
   bucket: string
   key: string
@@ -44,6 +36,8 @@ export interface ObjectInfo {
   etag: string
   size: number
   checksum: { algorithm: 'crc32' | 'sha256'; value: string }
+  /** Of the whole file too where `checksum` is another one: a refetch is held against it before it writes. */
+  crc32?: string
   storedAt: number
 }
 
@@ -99,6 +93,8 @@ export interface FileRecord {
   partsAtClaim: number
   object: ObjectInfo | null
   announcement: AnnouncementState | null
+  /** While a stored file is copied again: what it was before. */
+  refetch: RefetchState | null
   /** The source was deleted or moved away by us: the next file of this name is a new version. */
   released: boolean
   progress: { bytes: number; bytesPerSecond: number } | null
@@ -112,7 +108,6 @@ export const LEASE_MS = 30_000
 export const RENEW_MS = 10_000
 /** Skew allowed between the clocks of two `files` instances. */
 export const SKEW_MS = 5_000
-const MAX_HISTORY = 200
 
 /** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: the marker that it waits for, in words. */
 export interface Sighting {
@@ -142,32 +137,6 @@ export function isStored(file: FileRecord): boolean {
   return file.status === 'uploaded' || file.status === 'notified'
 }
 
-/** The record in another state, with the change in its history: repeats folded, the oldest dropped and counted. */
-function enter(
-  file: FileRecord,
-  change: Partial<FileRecord> & { status: FileStatus },
-  now: number,
-  why: string | null
-) {
-  const next: FileRecord = { ...file, ...change, updatedAt: now }
-  const entry: HistoryEntry = {
-    at: now,
-    status: next.status,
-    worker: next.worker,
-    attempt: next.attempts,
-    reason: why,
-    times: 1
-  }
-  const last = file.history.at(-1)
-  const repeats = last && last.status === entry.status && last.worker === entry.worker && last.reason === entry.reason
-  const history = repeats
-    ? [...file.history.slice(0, -1), { ...entry, times: last.times + 1 }]
-    : [...file.history, entry]
-  next.history = history.slice(-MAX_HISTORY)
-  next.historyDropped = file.historyDropped + history.length - next.history.length
-  return next
-}
-
 function blank(rules: SightingRules, sighting: Sighting, version: number, now: number): FileRecord {
   return {
     _id: fileId(rules.serverId, sighting.path, version),
@@ -194,6 +163,7 @@ function blank(rules: SightingRules, sighting: Sighting, version: number, now: n
     partsAtClaim: 0,
     object: null,
     announcement: null,
+    refetch: null,
     released: false,
     progress: null,
     history: [],
@@ -232,6 +202,8 @@ export type Observation =
 /** What a sighting makes of the latest record of its path (null: there is none). */
 export function observe(file: FileRecord | null, sighting: Sighting, rules: SightingRules, now: number): Observation {
   if (!file) return { kind: 'insert', record: absorb(blank(rules, sighting, 1, now), sighting, rules, now) }
+  // The worker holds the source against the record itself.
+  if (isRefetching(file)) return { kind: 'nothing' }
   if (rules.scanEpoch < file.seenEpoch) return { kind: 'nothing' }
   const changed = file.size !== sighting.size || file.mtime !== sighting.mtime
   switch (file.status) {
@@ -329,22 +301,26 @@ export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: n
         messageId: outcome.messageId,
         attempts: 0,
         dueAt: now,
-        epoch: 0,
+        // A confirmation under way of a message from before a refetch does not answer this one.
+        epoch: (file.refetch?.announcement.epoch ?? -1) + 1,
         leaseUntil: 0,
         at: null,
         error: null
       }
-      const object = { ...outcome.object, storedAt: now }
-      return enter(file, { ...free, status: 'uploaded', object, announcement, upload: null, error: null }, now, null)
+      const stored = { object: { ...outcome.object, storedAt: now }, announcement, refetch: null, upload: null }
+      return enter(file, { ...free, ...stored, status: 'uploaded', error: null }, now, null)
     }
     case 'changed': {
+      if (isRefetching(file)) return backToStored({ ...file, ...free }, 'changed', now)
       const settle = { looks: 1, since: now }
       const seen = { size: outcome.size, mtime: outcome.mtime, settle, attempts: 0, upload: null, dueAt: now + 1000 }
       return enter(file, { ...free, ...seen, status: 'settling', reason: 'look 1' }, now, 'the file changed')
     }
     case 'vanished':
+      if (isRefetching(file)) return backToStored({ ...file, ...free }, 'vanished', now)
       return enter(file, { ...free, status: 'vanished', upload: null }, now, 'gone from the server before it was read')
     case 'rejected':
+      if (isRefetching(file)) return backToStored({ ...file, ...free }, outcome.error, now)
       return enter(file, { ...free, status: 'failed', error: outcome.error }, now, outcome.error.message)
     case 'deferred': {
       const back = { error: outcome.error, attempts: Math.max(0, file.attempts - 1), dueAt: now + outcome.waitMs }
@@ -360,7 +336,10 @@ export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: n
 }
 
 function retryLater(file: FileRecord, error: RecordedError, now: number, random: number): FileRecord {
-  if (file.attempts >= FILE_BACKOFF.maxAttempts) return enter(file, { status: 'failed', error }, now, error.message)
+  if (file.attempts >= FILE_BACKOFF.maxAttempts) {
+    if (isRefetching(file)) return backToStored(file, error, now)
+    return enter(file, { status: 'failed', error }, now, error.message)
+  }
   const dueAt = now + backoffMs(FILE_BACKOFF, file.attempts, random)
   return enter(file, { status: 'pending', error, dueAt }, now, error.message)
 }
@@ -385,6 +364,7 @@ export function retry(file: FileRecord, now: number): FileRecord | null {
 export function cancel(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending' && file.status !== 'downloading') return null
   const error = { type: 'CANCELLED', message: 'cancelled by an operator', at: now }
+  if (isRefetching(file)) return backToStored({ ...file, epoch: file.epoch + 1 }, error, now)
   const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, progress: null, settle: null, reason: null }
   return enter(file, { ...fenced, status: 'failed', error }, now, error.message)
 }
@@ -395,6 +375,7 @@ export function cancel(file: FileRecord, now: number): FileRecord | null {
  */
 export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null
+  if (isRefetching(file)) return backToStored(file, 'vanished', now)
   const free = { reason: null, settle: null, worker: null }
   if (file.epoch === 0) return enter(file, { ...free, status: 'vanished' }, now, 'gone from the server')
   if (file.status === 'pending') return file.dueAt > now ? { ...file, dueAt: now, updatedAt: now } : null
@@ -405,6 +386,10 @@ export function vanish(file: FileRecord, now: number): FileRecord | null {
 /** Its server was removed before the file was stored. */
 export function abandon(file: FileRecord, now: number): FileRecord | null {
   if (isStored(file) || file.reason === 'server deleted') return null
+  if (isRefetching(file)) {
+    const error = { type: 'NOT_FOUND', message: 'its server was removed', at: now }
+    return backToStored({ ...file, epoch: file.epoch + 1 }, error, now)
+  }
   // A sighting that comes late is older than this: it does not open the record again.
   const fenced = { epoch: file.epoch + 1, seenEpoch: Number.MAX_SAFE_INTEGER, leaseUntil: 0 }
   const freed = { worker: null, upload: null, progress: null, settle: null }

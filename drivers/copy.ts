@@ -17,6 +17,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { FileRecord, ObjectInfo, Outcome, UploadState } from '../domain/file.ts'
 import { alternativeKey } from '../domain/object-key.ts'
 import { type PartPlan, partRange, planParts, SMALL_FILE_BYTES } from '../domain/ranges.ts'
+import { isRefetching } from '../domain/refetch.ts'
 import { failpoint } from './failpoint.ts'
 import type { Attributes, Sftp, SftpFile } from './sftp/sftp.ts'
 import type { Condition, ObjectStore, StoredObject, StoredPart } from './store/store.ts'
@@ -58,8 +59,8 @@ export async function copyFile(sftp: Sftp, store: ObjectStore, job: CopyJob): Pr
 }
 
 class SourceChanged extends Error {
-  readonly seen: Attributes
-  constructor(seen: Attributes) {
+  readonly seen: Pick<Attributes, 'sizeBytes' | 'mtimeSeconds'>
+  constructor(seen: Pick<Attributes, 'sizeBytes' | 'mtimeSeconds'>) {
     super('the source changed')
     this.seen = seen
   }
@@ -105,7 +106,7 @@ class Copy {
     }
   }
 
-  async #changed(seen: Attributes): Promise<Outcome> {
+  async #changed(seen: Pick<Attributes, 'sizeBytes' | 'mtimeSeconds'>): Promise<Outcome> {
     await this.#abandonUpload()
     return { kind: 'changed', size: seen.sizeBytes, mtime: seen.mtimeSeconds * 1000 }
   }
@@ -122,6 +123,8 @@ class Copy {
   #isOurs(object: StoredObject): boolean {
     const names = ['longshore-file', 'longshore-version', 'longshore-size', 'longshore-mtime'] as const
     const same = names.every((name) => object.metadata[name] === this.#metadata[name])
+    // What was stored before a refetch was asked for is what it replaces.
+    if (Number(object.metadata['longshore-epoch']) <= (this.#file.refetch?.epoch ?? 0)) return false
     return same && object.sizeBytes === this.#file.size
   }
 
@@ -131,7 +134,9 @@ class Copy {
    */
   async #condition(there: StoredObject | null): Promise<Condition> {
     if (!there) return { ifNoneMatch: '*' }
-    if (there.metadata['longshore-file'] !== this.#file._id) throw new KeyTaken()
+    // A refetch gives the recorded key its bytes back, whoever wrote over them.
+    const isForeign = there.metadata['longshore-file'] !== this.#file._id
+    if (isForeign && !isRefetching(this.#file)) throw new KeyTaken()
     if (Number(there.metadata['longshore-epoch']) > this.#file.epoch) {
       throw new IngestError('LEASE_LOST', 'a newer worker has stored this file')
     }
@@ -158,6 +163,15 @@ class Copy {
       throw new SourceChanged(seen)
   }
 
+  /** One event id stands for one content: a refetch stores what was stored before, or nothing. */
+  #holdAgainstRecord(crc32: string): void {
+    const { object, size, mtime } = this.#file
+    if (!isRefetching(this.#file) || !object) return
+    const known = object.checksum.algorithm === 'crc32' ? object.checksum.value : (object.crc32 ?? crc32)
+    if (known === crc32) return
+    throw new SourceChanged({ sizeBytes: size, mtimeSeconds: mtime / 1000 })
+  }
+
   async #small(): Promise<Outcome> {
     const { signal } = this.#job
     const handle = await this.#sftp.open(this.#file.path, { signal })
@@ -179,6 +193,7 @@ class Copy {
     const sum = crc32Hex(crc32(body))
     const sha256 = this.#job.checksum === 'sha256' ? createHash('sha256').update(body).digest('hex') : null
     this.#job.onBytes(body.length)
+    this.#holdAgainstRecord(sum)
     await this.#job.stillOurs()
     const options = { metadata: this.#metadata, crc32: sum, signal }
     const object = await this.#orTaken(() =>
@@ -209,6 +224,7 @@ class Copy {
     this.#holdAgainst(await this.#sftp.stat(this.#file.path))
     const parts = upload.parts.toSorted((a, b) => a.number - b.number)
     const sum = crc32Of(parts)
+    this.#holdAgainstRecord(sum)
     await this.#job.stillOurs()
     const options = { parts, sizeBytes: this.#file.size, crc32: sum, signal: this.#job.signal }
     const object = await this.#orTaken(() =>
@@ -261,7 +277,7 @@ class Copy {
    */
   async #leaveNothing(): Promise<void> {
     await this.#abandonUpload()
-    if (this.#file.epoch === 1) return
+    if (this.#file.epoch === 1 || isRefetching(this.#file)) return
     const there = await this.#store.head(this.#key, this.#job.signal)
     const { 'longshore-file': id, 'longshore-epoch': epoch } = there?.metadata ?? {}
     if (id !== this.#file._id || Number(epoch) > this.#file.epoch) return
@@ -288,7 +304,7 @@ class Copy {
     }
     const { bucket } = this.#store
     const place = { bucket, key: this.#key, url: this.#store.url(this.#key) }
-    const info = { ...place, etag: object.etag, size: object.sizeBytes, checksum }
+    const info = { ...place, etag: object.etag, size: object.sizeBytes, checksum, crc32: sum }
     return { kind: 'stored', object: info, messageId: messageIdOf(this.#file._id) }
   }
 }

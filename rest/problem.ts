@@ -20,6 +20,7 @@ const titles: Record<number, string> = {
   412: 'Changed meanwhile',
   413: 'Too large',
   415: 'Unsupported media type',
+  416: 'Range not satisfiable',
   422: 'Not valid',
   429: 'Too many requests',
   500: 'Internal error',

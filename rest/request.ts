@@ -3,6 +3,7 @@ import type { Context } from 'moleculer'
 import type { Role } from '../config.ts'
 import { IngestError } from '../domain/errors.ts'
 import type { Caller } from './keys.ts'
+import type { WantedBytes } from './range.ts'
 
 declare module 'moleculer' {
   interface ActionSchema {
@@ -25,6 +26,8 @@ export interface RestMeta {
   $responseHeaders?: Record<string, string>
   $responseType?: string
   ifMatch?: string
+  /** Headers of a request for bytes. */
+  wanted?: WantedBytes
   caller?: Caller
 }
 
@@ -52,6 +55,13 @@ export function flag(ctx: RestContext, name: string): boolean {
   const value = text(ctx, name)
   if (value === undefined || value === 'false') return false
   return value === 'true' ? true : refuse(name, 'must be true or false')
+}
+
+/** One of `values`, or undefined. */
+export function choice<T extends string>(ctx: RestContext, name: string, values: readonly T[]): T | undefined {
+  const value = text(ctx, name)
+  if (value === undefined) return undefined
+  return values.includes(value as T) ? (value as T) : refuse(name, `must be ${values.join(' or ')}`)
 }
 
 export function integer(
@@ -83,4 +93,18 @@ export function listOf<T extends string>(ctx: RestContext, name: string, values:
     if (!values.includes(item as T)) refuse(name, `must be of ${values.join(', ')}`)
   }
   return items as T[] | undefined
+}
+
+/** The server that a query names, by id or by name. */
+export async function serverIdOf(ctx: RestContext): Promise<string | undefined> {
+  const ref = text(ctx, 'serverId')
+  if (!ref) return undefined
+  // A removed server's files are still found by its id.
+  return ctx.call<{ _id: string }, object>('servers.resolve', { ref }).then(
+    (server) => server._id,
+    (error: IngestError) => {
+      if (error.type === 'NOT_FOUND') return ref
+      throw error
+    }
+  )
 }

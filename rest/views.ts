@@ -44,9 +44,16 @@ export function serverView(server: ServerRecord) {
   }
 }
 
+function objectView(object: FileRecord['object']) {
+  if (!object) return null
+  const { crc32: _crc32, storedAt, ...shown } = object
+  return { ...shown, storedAt: time(storedAt) }
+}
+
 /** `history` is there only where the record was asked for by itself. */
 export function fileView(file: Omit<FileRecord, 'history'> & { history?: FileRecord['history'] }) {
-  const { announcement, object } = file
+  const { object } = file
+  const announcement = file.announcement ?? file.refetch?.announcement
   return {
     id: file._id,
     serverId: file.serverId,
@@ -60,7 +67,7 @@ export function fileView(file: Omit<FileRecord, 'history'> & { history?: FileRec
     reason: file.reason,
     attempts: file.attempts,
     error: failure(file.error),
-    object: object ? { ...object, storedAt: time(object.storedAt) } : null,
+    object: objectView(object),
     notification: announcement
       ? {
           status: announcement.status,

@@ -3,10 +3,16 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Context, ServiceSchema } from 'moleculer'
 import ApiGateway from 'moleculer-web'
 import type { Config, Role } from '../config.ts'
+import { openStore } from '../drivers/store/open.ts'
+import type { ObjectStore } from '../drivers/store/store.ts'
+import { contentActions, contentAliases, wantedOf } from '../rest/content-actions.ts'
 import { fileActions, fileAliases } from '../rest/file-actions.ts'
+import { healthActions, healthAliases, nodeAliases } from '../rest/health-actions.ts'
 import { authenticator, mayActAs } from '../rest/keys.ts'
 import { sendProblem } from '../rest/problem.ts'
+import type { RestMeta } from '../rest/request.ts'
 import { serverActions, serverAliases } from '../rest/server-actions.ts'
+import { statsActions, statsAliases } from '../rest/stats-actions.ts'
 
 const BODY_LIMIT = '1mb'
 
@@ -33,7 +39,7 @@ export function apiService(config: Config): ServiceSchema {
         {
           ...shared,
           path: '/api/v1/health',
-          aliases: { 'GET live': 'api.live', 'GET ready': 'api.ready' }
+          aliases: healthAliases
         },
         {
           ...shared,
@@ -51,10 +57,11 @@ export function apiService(config: Config): ServiceSchema {
                 }
               : null,
           bodyParsers: { json: { limit: BODY_LIMIT, strict: false, type: () => true } },
-          aliases: { ...serverAliases, ...fileAliases },
-          onBeforeCall(ctx: Context<unknown, { ifMatch?: string }>, _route: unknown, request: IncomingMessage) {
+          aliases: { ...serverAliases, ...fileAliases, ...contentAliases, ...statsAliases, ...nodeAliases },
+          onBeforeCall(ctx: Context<unknown, RestMeta>, _route: unknown, request: IncomingMessage) {
             const given = request.headers['if-match']
             if (given !== undefined) ctx.meta.ifMatch = given
+            if (request.url?.includes('/content')) ctx.meta.wanted = wantedOf(request)
           }
         }
       ],
@@ -63,9 +70,13 @@ export function apiService(config: Config): ServiceSchema {
       }
     },
 
-    actions: { ...serverActions(config), ...fileActions },
+    actions: { ...serverActions(config), ...fileActions, ...contentActions, ...statsActions, ...healthActions },
 
     methods: {
+      openStore(): ObjectStore {
+        return openStore(config)
+      },
+
       /** A key first, then the role that the action asks for. */
       authorize(ctx: Context<unknown, { caller?: object }>, _route: unknown, request: any) {
         const caller = callerOf(request.headers.authorization)
@@ -96,8 +107,13 @@ export function apiService(config: Config): ServiceSchema {
     },
 
     started(this: any) {
+      this.store = this.openStore()
       const { port } = this.server.address()
       this.logger.info(`REST at http://${config.api.host}:${port}/api/v1`)
+    },
+
+    async stopped(this: any) {
+      await this.store?.close()
     }
   } as ServiceSchema
 }

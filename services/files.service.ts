@@ -9,6 +9,7 @@ import { IngestError, type RecordedError } from '../domain/errors.ts'
 import type { FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
 import * as machine from '../domain/file.ts'
 import { alternativeKey, objectKey } from '../domain/object-key.ts'
+import { refetch } from '../domain/refetch.ts'
 import type { Collection, Query } from '../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../drivers/db/connection.ts'
 import { FileRecords, fileIndexes } from '../drivers/db/file-records.ts'
@@ -230,6 +231,16 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
+      /** Copies a stored file again from its source, see domain/refetch.ts. CONFLICT when that cannot be asked for. */
+      refetch: {
+        params: { id: 'string' },
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          const [file] = await this.collection.findByIds([ctx.params.id])
+          if (file) await this.expectSource(ctx, file)
+          return this.changeByHand(ctx, ctx.params.id, refetch, 'be fetched again')
+        }
+      },
+
       /** Stops a file that is not stored yet: it becomes `failed`, and its worker lets go at once. CONFLICT in other states. */
       cancel: {
         params: { id: 'string' },
@@ -324,6 +335,18 @@ export function filesService(config: Config): ServiceSchema {
         this.logger.warn(
           `the embedded database holds ${records} records, about ${mebibytes} MiB of memory: set MONGO_URL`
         )
+      },
+
+      /** Throws CONFLICT where the source of a stored file cannot be this version's any more. */
+      async expectSource(ctx: Context, file: FileRecord): Promise<void> {
+        const latest: number = await this.records.latestVersion(file)
+        const isNewer = latest > file.version
+        if (isNewer)
+          throw new IngestError('CONFLICT', `version ${latest} came after it; only the latest can be fetched`)
+        if (file.released) throw new IngestError('CONFLICT', 'its source was deleted, moved or replaced after the copy')
+        await ctx.call('servers.get', { id: file.serverId }).catch((error: IngestError) => {
+          throw error.type === 'NOT_FOUND' ? new IngestError('CONFLICT', 'its server was removed') : error
+        })
       },
 
       async changeByHand(ctx: Context, id: string, change: (file: FileRecord, now: number) => FileRecord | null, what) {

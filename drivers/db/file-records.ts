@@ -55,6 +55,12 @@ export class FileRecords {
     return latest
   }
 
+  /** The highest version of the file's path. */
+  async latestVersion(file: FileRecord): Promise<number> {
+    const [first] = await this.#files.findByIds([machine.fileId(file.serverId, file.path, 1)])
+    return Math.max(file.version, first?.latest ?? 0)
+  }
+
   /** Registers what was seen. Idempotent; whoever is faster wins, and what lost is looked at again. */
   async register(rules: SightingRules, sightings: Sighting[], now: number) {
     const counts = { new: 0, settling: 0, pending: 0, skipped: 0 }

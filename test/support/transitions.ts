@@ -4,10 +4,11 @@ import type { FileStatus } from '../../domain/file.ts'
 export const follows: Record<FileStatus | 'null', FileStatus[]> = {
   null: ['settling', 'pending', 'skipped'],
   settling: ['settling', 'pending', 'skipped', 'vanished', 'failed'],
-  pending: ['pending', 'downloading', 'settling', 'skipped', 'vanished', 'failed'],
-  downloading: ['uploaded', 'pending', 'settling', 'failed', 'vanished', 'skipped'],
-  uploaded: ['notified'],
-  notified: ['notified'],
+  // A stored file that is to be fetched again waits in `pending`, and is what it was where its source cannot be had.
+  pending: ['pending', 'downloading', 'settling', 'skipped', 'vanished', 'failed', 'uploaded', 'notified'],
+  downloading: ['uploaded', 'pending', 'settling', 'failed', 'vanished', 'skipped', 'notified'],
+  uploaded: ['notified', 'pending'],
+  notified: ['notified', 'pending'],
   failed: ['settling', 'pending', 'skipped'],
   skipped: ['settling', 'pending', 'skipped'],
   vanished: ['settling', 'pending', 'skipped']

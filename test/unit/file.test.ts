@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { FILE_BACKOFF } from '../../domain/backoff.ts'
 import type { FileRecord, FileStatus, Outcome, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
+import { isRefetching, refetch } from '../../domain/refetch.ts'
 import { follows } from '../support/transitions.ts'
 
 const start = 1_700_000_000_000
@@ -103,7 +104,9 @@ describe('random lives of a file', () => {
     { weight: 10, arbitrary: fc.record({ kind: fc.constant('announcementFailed' as const), behind }) },
     {
       weight: 20,
-      arbitrary: fc.record({ kind: fc.constantFrom('rescue', 'retry', 'vanish', 'announceAgain', 'release' as const) })
+      arbitrary: fc.record({
+        kind: fc.constantFrom('rescue', 'retry', 'vanish', 'announceAgain', 'release', 'refetch', 'cancel' as const)
+      })
     },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant('abandon' as const) }) }
   )
@@ -115,6 +118,9 @@ describe('random lives of a file', () => {
     scanEpoch: number
     versions: FileRecord[]
   }
+
+  /** It has its object: for good, or while it is copied again. */
+  const isKept = (file: FileRecord) => machine.isStored(file) || isRefetching(file)
 
   function change(world: World, next: FileRecord | null): void {
     if (!next) return
@@ -133,10 +139,14 @@ describe('random lives of a file', () => {
       before.historyDropped + before.history.length
     )
     if (before.reservedKey) expect(next.reservedKey).toBeDefined()
-    if (machine.isStored(before)) {
-      expect(machine.isStored(next)).toBe(true)
-      expect([next.object, next.size, next.mtime]).toEqual([before.object, before.size, before.mtime])
-      expect(next.announcement!.messageId).toBe(before.announcement!.messageId)
+    if (isKept(before)) {
+      expect(isKept(next)).toBe(true)
+      const kept = [before.object, before.size, before.mtime]
+      if (!isRefetching(before)) expect([next.object, next.size, next.mtime]).toEqual(kept)
+      expect([next.size, next.mtime]).toEqual([before.size, before.mtime])
+      const said = (file: FileRecord) => file.announcement ?? file.refetch!.announcement
+      expect(said(next).messageId).toBe(said(before).messageId)
+      expect(said(next).epoch).toBeGreaterThanOrEqual(said(before).epoch)
     }
     world.versions[world.versions.length - 1] = next
   }
@@ -151,7 +161,7 @@ describe('random lives of a file', () => {
     const changed = before !== null && (before.size !== size || before.mtime !== mtime)
     if (before && at.scanEpoch < before.seenEpoch) expect(result.kind).toBe('nothing')
     if (result.kind === 'replace') {
-      expect(machine.isStored(before!)).toBe(false)
+      expect(isKept(before!)).toBe(false)
       change(world, result.record)
       expect(result.record).toMatchObject({ size, mtime })
     }
@@ -263,6 +273,13 @@ describe('random lives of a file', () => {
       case 'abandon':
         change(world, machine.abandon(file, now))
         break
+      case 'cancel':
+        change(world, machine.cancel(file, now))
+        break
+      case 'refetch':
+        expect(refetch(file, now) !== null).toBe(machine.isStored(file) && !file.released)
+        change(world, refetch(file, now))
+        break
       case 'release':
         // A completed post action; only a file that was announced has one.
         if (file.status === 'notified') world.versions[world.versions.length - 1] = frozen({ ...file, released: true })
@@ -280,7 +297,8 @@ describe('random lives of a file', () => {
       expect(same).toBe(false)
       expect(follows[before.status]).toContain(entry.status)
     }
-    expect(file.object !== null).toBe(machine.isStored(file))
+    expect(file.object !== null).toBe(isKept(file))
+    if (isRefetching(file)) expect(['pending', 'downloading']).toContain(file.status)
     expect(file.announcement !== null).toBe(machine.isStored(file))
     if (file.status === 'notified') expect(file.history.some(({ status }) => status === 'uploaded')).toBe(true)
     if (file.status === 'downloading') {
@@ -300,9 +318,9 @@ describe('random lives of a file', () => {
       fc.property(lives, (events) => {
         const world: World = { now: start, scanEpoch: 1, versions: [] }
         for (const one of events) {
-          const stored = world.versions.filter(machine.isStored).length
+          const stored = world.versions.filter(isKept).length
           step(world, one)
-          expect(world.versions.filter(machine.isStored).length).toBeGreaterThanOrEqual(stored)
+          expect(world.versions.filter(isKept).length).toBeGreaterThanOrEqual(stored)
           for (const file of world.versions.slice(0, -1)) expect(machine.isStored(file)).toBe(true)
           const file = world.versions.at(-1)
           if (!file) continue

@@ -1,0 +1,40 @@
+/** Every change of a file's state leaves an entry in its record. */
+import type { FileRecord, FileStatus } from './file.ts'
+
+export interface HistoryEntry {
+  at: number
+  status: FileStatus
+  worker: string | null
+  attempt: number
+  reason: string | null
+  /** How often the same entry came in a row. */
+  times: number
+}
+
+const MAX_HISTORY = 200
+
+/** The record in another state, with the change in its history: repeats folded, the oldest dropped and counted. */
+export function enter(
+  file: FileRecord,
+  change: Partial<FileRecord> & { status: FileStatus },
+  now: number,
+  why: string | null
+): FileRecord {
+  const next: FileRecord = { ...file, ...change, updatedAt: now }
+  const entry: HistoryEntry = {
+    at: now,
+    status: next.status,
+    worker: next.worker,
+    attempt: next.attempts,
+    reason: why,
+    times: 1
+  }
+  const last = file.history.at(-1)
+  const repeats = last && last.status === entry.status && last.worker === entry.worker && last.reason === entry.reason
+  const history = repeats
+    ? [...file.history.slice(0, -1), { ...entry, times: last.times + 1 }]
+    : [...file.history, entry]
+  next.history = history.slice(-MAX_HISTORY)
+  next.historyDropped = file.historyDropped + history.length - next.history.length
+  return next
+}
