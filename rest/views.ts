@@ -2,6 +2,7 @@
 import type { RecordedError } from '../domain/errors.ts'
 import type { FileRecord } from '../domain/file.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
+import type { Tallies, Window } from '../domain/timeline.ts'
 
 const time = (at: number | null): string | null => (at === null ? null : new Date(at).toISOString())
 const failure = (error: RecordedError | null) => (error ? { ...error, at: time(error.at) } : null)
@@ -85,5 +86,19 @@ export function fileView(file: Omit<FileRecord, 'history'> & { history?: FileRec
           historyDropped: file.historyDropped
         }
       : {})
+  }
+}
+
+/** Times in ms. */
+export interface TimelineAnswer extends Window {
+  items: { at: number; tallies: Tallies }[]
+}
+
+export function timelineView({ resolution, since, until, items }: TimelineAnswer) {
+  return {
+    resolution,
+    since: time(since),
+    until: time(until),
+    items: items.map(({ at, tallies }) => ({ at: time(at), ...tallies }))
   }
 }

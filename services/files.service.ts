@@ -16,6 +16,7 @@ import { FileRecords, fileIndexes } from '../drivers/db/file-records.ts'
 import { mutate } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
+import { timelineMixin } from '../mixins/timeline.mixin.ts'
 
 const MANY_EMBEDDED_RECORDS = 50_000
 const EMBEDDED_RECORD_BYTES = 4_400
@@ -37,6 +38,7 @@ export function filesService(config: Config): ServiceSchema {
   return {
     name: 'files',
     mixins: [
+      timelineMixin(),
       collectionMixin({ name: 'files', indexes: fileIndexes }),
       tickerMixin({ name: 'rescue', everyMs: 5_000, action: 'files.rescue' })
     ],
