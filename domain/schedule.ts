@@ -22,8 +22,8 @@ const CRON_JITTER = 0.05
 const MAX_CRON_JITTER_MS = 10_000
 
 const FIRST_BACKOFF_MS = 5_000
-/** One lease: a server that is back after an outage of any length is found within two. */
-const MAX_BACKOFF_MS = 30_000
+/** Short, so that what a server has after an outage of any length is copied within two leases (60 s). */
+const MAX_BACKOFF_MS = 20_000
 
 /** What is wrong with a schedule, by field; null when nothing is. Answers for any text. */
 export function scheduleProblem(

@@ -85,12 +85,12 @@ describe('nextTick', () => {
 })
 
 describe('retryTick', () => {
-  test('pauses grow up to half a minute, so that an outage of any length is over within two leases', () => {
+  test('pauses grow up to 20 seconds, so that an outage of any length is over within two leases', () => {
     const now = at('2026-11-24T00:00:00Z')
     const waits = Array.from({ length: 12 }, (_, i) => retryTick(i + 1, now, 1) - now)
-    expect(waits.slice(0, 5)).toEqual([5_000, 10_000, 20_000, 30_000, 30_000])
-    expect(waits.at(-1)).toBe(30_000)
-    expect(retryTick(40, now, 0) - now).toBe(24_000)
+    expect(waits.slice(0, 5)).toEqual([5_000, 10_000, 20_000, 20_000, 20_000])
+    expect(waits.at(-1)).toBe(20_000)
+    expect(retryTick(40, now, 0) - now).toBe(16_000)
   })
 })
 

@@ -103,7 +103,7 @@ describe('the schedule', () => {
       waited = server.nextScanAt - now
       expect(server).toMatchObject({ failures: n, state: 'active', lastError: error })
     }
-    expect(waited).toBe(30_000)
+    expect(waited).toBe(20_000)
     const summary = { startedAt: now } as registry.ScanSummary
     expect(registry.scanSucceeded(server, summary, null, now)).toMatchObject({ failures: 0, lastError: null })
   })
