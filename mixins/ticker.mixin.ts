@@ -34,6 +34,9 @@ export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
 
       async [`${options.name}Tick`](this: any, ticker: Ticker) {
         try {
+          // The start of the service has not ended: its actions are not there yet.
+          if (!this.broker.registry.actions.isAvailable(options.action))
+            return this[`${options.name}Later`](ticker, 200)
           await this.broker.call(options.action, {}, { nodeID: this.broker.nodeID, timeout: 0, retries: 0 })
           if (ticker.failing) this.logger.info(`${options.name} works again`)
           ticker.failing = false
@@ -41,9 +44,12 @@ export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
           if (!ticker.failing) this.logger.warn(`${options.name} fails and is tried again: ${(error as Error).message}`)
           ticker.failing = true
         }
+        this[`${options.name}Later`](ticker, ticker.again && !ticker.failing ? 0 : options.everyMs)
+      },
+
+      [`${options.name}Later`](this: any, ticker: Ticker, waitMs: number) {
         ticker.running = null
         if (ticker.stopped) return
-        const waitMs = ticker.again && !ticker.failing ? 0 : options.everyMs
         ticker.again = false
         ticker.timer = setTimeout(() => this[`${options.name}Now`](), waitMs)
       }

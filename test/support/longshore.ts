@@ -150,6 +150,10 @@ export interface LongshoreOptions {
   /** How many processes of each service; by default one of each. Embedded, all are in one process. */
   counts?: Partial<Record<ServiceName, number>>
   env?: Record<string, string>
+  /** All services in one process, on real backends too. */
+  isTogether?: boolean
+  /** Resolves as soon as the processes run, ready or not. */
+  isImpatient?: boolean
 }
 
 export interface LongshoreProcess extends RunningProcess {
@@ -171,7 +175,8 @@ export interface Longshore {
 }
 
 /** Starts the processes; ready when the API says so. */
-export async function startLongshore({ backends, counts = {}, env = {} }: LongshoreOptions): Promise<Longshore> {
+export async function startLongshore(options: LongshoreOptions): Promise<Longshore> {
+  const { backends, counts = {}, env = {} } = options
   const folder = await temporaryFolder('data')
   const port = await freePort()
   const secret = () => randomBytes(18).toString('hex')
@@ -189,9 +194,10 @@ export async function startLongshore({ backends, counts = {}, env = {} }: Longsh
     ...env
   }
   const api = restClient(() => `http://127.0.0.1:${port}`, keys.admin)
-  const names = backends
-    ? serviceNames.flatMap((name) => Array.from({ length: counts[name] ?? 1 }, () => name as string))
-    : ['']
+  const names =
+    backends && !options.isTogether
+      ? serviceNames.flatMap((name) => Array.from({ length: counts[name] ?? 1 }, () => name as string))
+      : ['']
   let processes: LongshoreProcess[] = []
   let past = ''
 
@@ -204,6 +210,7 @@ export async function startLongshore({ backends, counts = {}, env = {} }: Longsh
       processes.push(Object.assign(started, { name: name || 'all' }))
     })
     await Promise.all(starting)
+    if (options.isImpatient) return
     await waitFor(isReady, { timeoutMs: 60_000, what: 'Longshore to be ready', explain: output })
   }
   const isReady = async () => {

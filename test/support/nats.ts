@@ -10,16 +10,17 @@ export interface NatsServer {
   stop(): Promise<void>
 }
 
-/** Starts nats-server without JetStream: Longshore keeps nothing in NATS. */
-export async function startNats(options: { port?: number } = {}): Promise<NatsServer> {
+/** Starts nats-server without JetStream: Longshore keeps nothing in NATS. With `password`, only `longshore` may connect. */
+export async function startNats(options: { port?: number; password?: string } = {}): Promise<NatsServer> {
   const program = await onPath('nats-server')
   if (program === null) throw new Error('nats-server was not found: install the Debian package nats-server')
   const port = options.port ?? (await freePort())
+  const login = options.password ? ['--user', 'longshore', '--pass', options.password] : []
   const start = () =>
-    startProcess(program, ['--addr', '127.0.0.1', '--port', String(port)], { ready: /Server is ready/ })
+    startProcess(program, ['--addr', '127.0.0.1', '--port', String(port), ...login], { ready: /Server is ready/ })
   let server: RunningProcess = await start()
   return {
-    url: `nats://127.0.0.1:${port}`,
+    url: `nats://${options.password ? `longshore:${options.password}@` : ''}127.0.0.1:${port}`,
     port,
     halt: () => server.stop('SIGKILL'),
     async resume() {

@@ -99,8 +99,15 @@ async function strikeAndSettle(run: Running): Promise<RoundReport> {
   const evidence: Evidence = { backends, fleet, consumer, traces: partner.traces, keptRoot: roots.kept }
   const problems = [...nemesis.problems]
   let open: string[] = []
+  let toldAt = repairedAt
   const isSettled = async () => {
     open = unsettled(await fleet.api(0).files(), evidence)
+    if (open.length > 0 && Date.now() - toldAt > 10_000) {
+      toldAt = Date.now()
+      log(
+        `${open.length} open ${Math.round((toldAt - repairedAt) / 1000)} s after the repair: ${open.slice(0, 3).join('; ')}`
+      )
+    }
     return open.length === 0
   }
   await waitFor(isSettled, { timeoutMs: LOST_AFTER_MS, what: 'everything to settle', everyMs: 500 }).catch(
