@@ -108,6 +108,7 @@ export const LEASE_MS = 30_000
 export const RENEW_MS = 10_000
 /** Skew allowed between the clocks of two `files` instances. */
 export const SKEW_MS = 5_000
+const SERVER_DELETED = 'server deleted'
 
 /** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: the marker that it waits for, in words. */
 export interface Sighting {
@@ -135,6 +136,14 @@ export function fileId(serverId: string, path: string, version: number): string 
 
 export function isStored(file: FileRecord): boolean {
   return file.status === 'uploaded' || file.status === 'notified'
+}
+
+/**
+ * Whether the same sighting that changes nothing now will change nothing later either: a scanner may remember it until
+ * its server's `generation` moves. Whatever takes a record out of this state but a sighting has to move it.
+ */
+export function isAtRest(file: FileRecord): boolean {
+  return (isStored(file) && !file.released) || (file.status === 'skipped' && file.reason !== SERVER_DELETED)
 }
 
 function blank(rules: SightingRules, sighting: Sighting, version: number, now: number): FileRecord {
@@ -385,7 +394,7 @@ export function vanish(file: FileRecord, now: number): FileRecord | null {
 
 /** Its server was removed before the file was stored. */
 export function abandon(file: FileRecord, now: number): FileRecord | null {
-  if (isStored(file) || file.reason === 'server deleted') return null
+  if (isStored(file) || file.reason === SERVER_DELETED) return null
   if (isRefetching(file)) {
     const error = { type: 'NOT_FOUND', message: 'its server was removed', at: now }
     return backToStored({ ...file, epoch: file.epoch + 1 }, error, now)
@@ -393,7 +402,7 @@ export function abandon(file: FileRecord, now: number): FileRecord | null {
   // A sighting that comes late is older than this: it does not open the record again.
   const fenced = { epoch: file.epoch + 1, seenEpoch: Number.MAX_SAFE_INTEGER, leaseUntil: 0 }
   const freed = { worker: null, upload: null, progress: null, settle: null }
-  return enter(file, { ...fenced, ...freed, status: 'skipped', reason: 'server deleted' }, now, 'server deleted')
+  return enter(file, { ...fenced, ...freed, status: 'skipped', reason: SERVER_DELETED }, now, SERVER_DELETED)
 }
 
 /** A notifier takes a due announcement; null when it is not due or another one has it. */

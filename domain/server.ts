@@ -95,10 +95,20 @@ export interface ServerRecord extends ServerAddress, ServerPolicy, Schedule {
   lastError: RecordedError | null
   /** Failed scans in a row; sets the back-off. */
   failures: number
+  /** While it is being scanned: when the scan would be lost. */
   nextScanAt: number
+  /** While it is being scanned: when the next scan is due by its schedule. */
+  nextTickAt: number
   /** Counted up by every claim of a scan; what an older scan reports is ignored. */
   scanEpoch: number
   scanLeaseUntil: number
+  /** Who claimed the last scan: it may know what nothing has to be asked about. */
+  lastScanner: string | null
+  /**
+   * Moved by everything but a sighting that may change what a known file asks for: a policy, a record that was opened
+   * again or removed by hand. What a scanner remembers of another generation is void.
+   */
+  generation: number
   lastScanAt: number | null
   lastScan: ScanSummary | null
   slots: Slot[]
@@ -111,27 +121,53 @@ export interface ServerRecord extends ServerAddress, ServerPolicy, Schedule {
 }
 
 export const SCAN_LEASE_MS = 30_000
+/** How long a due scan is kept for the scanner that knows the server. */
+export const AFFINITY_MS = 2_000
 export const SLOT_LEASE_MS = 30_000
-
-/** A record whose schedule is taken by one scanner: the next epoch, a lease, and the next tick already set. */
-export function claimScan(server: ServerRecord, now: number, random: number): ServerRecord {
-  return {
-    ...server,
-    scanEpoch: server.scanEpoch + 1,
-    scanLeaseUntil: now + SCAN_LEASE_MS,
-    nextScanAt: nextTick(server, now, random)
-  }
-}
 
 /** Active, not being scanned, and its time has come. Missed ticks are not made up: one scan serves them all. */
 export function isScanDue(server: ServerRecord, now: number): boolean {
   return server.state === 'active' && !server.deletedAt && server.nextScanAt <= now && server.scanLeaseUntil <= now
 }
 
+/**
+ * A scan taken by one scanner: the next epoch, a lease, the next tick already set and, where one is free, its connection;
+ * where none is, the scan has to wait for one. A scan that is lost with its scanner is due when its lease ends, not only
+ * at the next tick. `random` is in [0, 1).
+ */
+export function claimScan(server: ServerRecord, slot: Omit<Slot, 'until'>, now: number, random: number): ServerRecord {
+  const claimed: ServerRecord = {
+    ...server,
+    scanEpoch: server.scanEpoch + 1,
+    scanLeaseUntil: now + SCAN_LEASE_MS,
+    nextScanAt: now + SCAN_LEASE_MS,
+    nextTickAt: nextTick(server, now, random),
+    lastScanner: slot.holder
+  }
+  return takeSlot(claimed, slot, now) ?? wantSlot(claimed, now)
+}
+
+/** Keeps the scan and its connection; null when the scan was taken over, or the server paused or removed. */
+export function renewScan(server: ServerRecord, scanEpoch: number, slotId: string | null, now: number) {
+  if (server.scanEpoch !== scanEpoch || server.state !== 'active') return null
+  const kept = (slotId && renewSlot(server, slotId, now)) || server
+  return { ...kept, scanLeaseUntil: now + SCAN_LEASE_MS, nextScanAt: now + SCAN_LEASE_MS }
+}
+
+/** A scan that its scanner gave up: another one may begin at once. null when it is not this scan any more. */
+export function giveScanBack(server: ServerRecord, scanEpoch: number, now: number): ServerRecord | null {
+  return server.scanEpoch === scanEpoch ? { ...server, scanLeaseUntil: 0, nextScanAt: now } : null
+}
+
+/** What scanners remember of its files is void. */
+export function moveGeneration(server: ServerRecord): ServerRecord {
+  return { ...server, generation: server.generation + 1 }
+}
+
 /** After a scan that listed something. */
 export function scanSucceeded(server: ServerRecord, summary: ScanSummary, problem: RecordedError | null, now: number) {
   const next: ServerRecord = { ...server, failures: 0, lastError: problem, lastScan: summary, lastScanAt: now }
-  return { ...next, scanLeaseUntil: 0, updatedAt: now }
+  return { ...next, nextScanAt: server.nextTickAt, scanLeaseUntil: 0, updatedAt: now }
 }
 
 /**
@@ -263,7 +299,7 @@ export function pause(server: ServerRecord, now: number): ServerRecord {
 export function resume(server: ServerRecord, now: number, random = 0): ServerRecord {
   const atOnce = server.cron === null || server.state === 'stopped' || server.failures > 0
   const nextScanAt = atOnce ? now : nextTick(server, now, random)
-  const fresh = { failures: 0, lastError: null, nextScanAt, updatedAt: now }
+  const fresh = { failures: 0, lastError: null, nextScanAt, nextTickAt: nextScanAt, updatedAt: now }
   return { ...server, ...fresh, edition: server.edition + 1, state: 'active', enabled: true }
 }
 
@@ -277,7 +313,7 @@ export function updateServer(
 ): ServerRecord {
   const schedule = changedSchedule(server, input)
   const policy = { ...input, ...schedule, movedInto: movedInto(server, input.afterUpload) }
-  const next = { ...server, ...policy, secrets: { ...server.secrets, ...secrets }, updatedAt: now }
+  const next = { ...moveGeneration(server), ...policy, secrets: { ...server.secrets, ...secrets }, updatedAt: now }
   if (secrets.password) delete next.secrets.privateKey
   if (secrets.privateKey) delete next.secrets.password
   if (input.enabled === false) return pause(next, now)
@@ -288,7 +324,10 @@ export function updateServer(
   }
   const tick = nextTick(next, now, random)
   const isSooner = next.cron === null && server.cron === null
-  return { ...next, edition: server.edition + 1, nextScanAt: isSooner ? Math.min(server.nextScanAt, tick) : tick }
+  const nextTickAt = isSooner ? Math.min(server.nextTickAt, tick) : tick
+  const isBeingScanned = server.scanLeaseUntil > now
+  const nextScanAt = isBeingScanned ? server.nextScanAt : isSooner ? Math.min(server.nextScanAt, tick) : tick
+  return { ...next, edition: server.edition + 1, nextScanAt, nextTickAt }
 }
 
 /** An interval takes a cron expression's place and the other way round; a time zone alone changes that of the expression. */

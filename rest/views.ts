@@ -27,7 +27,10 @@ export function serverView(server: ServerRecord) {
     slots: _slots,
     slotWantedUntil: _wanted,
     scanEpoch: _epoch,
-    scanLeaseUntil: _lease,
+    scanLeaseUntil,
+    nextTickAt,
+    lastScanner: _scanner,
+    generation: _generation,
     deletedAt: _deleted,
     ...fields
   } = server
@@ -38,7 +41,7 @@ export function serverView(server: ServerRecord) {
     hasPrivateKey: secrets.privateKey !== undefined,
     lastError: failure(server.lastError),
     lastScanAt: time(server.lastScanAt),
-    nextScanAt: time(server.nextScanAt),
+    nextScanAt: time(scanLeaseUntil > 0 ? nextTickAt : server.nextScanAt),
     lastScan: scanView(server.lastScan),
     createdAt: time(server.createdAt),
     updatedAt: time(server.updatedAt)

@@ -44,7 +44,7 @@ export function filesService(config: Config): ServiceSchema {
     ],
 
     actions: {
-      /** Takes in what a scan or a look saw, in one batch of at most 512 KiB. Answers `{new, settling, pending, skipped}`. */
+      /** Takes in what a scan or a look saw, in one batch of at most 512 KiB. Answers a `Registered`. */
       register: {
         params: { rules: 'object', sightings: 'array' },
         async handler(this: any, ctx: Context<{ rules: SightingRules; sightings: Sighting[] }>) {
@@ -133,11 +133,12 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
-      /** Settling and pending records of a server in pages, by id: `[{id, path}]`. */
+      /** Settling and pending records of a server that a scan did not touch, in pages, by id: `[{id, path}]`. */
       unstored: {
-        params: { serverId: 'string', after: 'string' },
-        handler(this: any, ctx: Context<{ serverId: string; after: string }>) {
-          return this.records.unstored(ctx.params.serverId, ctx.params.after)
+        params: { serverId: 'string', scanEpoch: 'number', after: 'string' },
+        handler(this: any, ctx: Context<{ serverId: string; scanEpoch: number; after: string }>) {
+          const { serverId, scanEpoch, after } = ctx.params
+          return this.records.unstored(serverId, scanEpoch, after)
         }
       },
 
@@ -351,9 +352,20 @@ export function filesService(config: Config): ServiceSchema {
         })
       },
 
+      /** After a record at rest was opened: scanners may remember that there is nothing to do for it. */
+      async moveGeneration(ctx: Context, serverId: string): Promise<void> {
+        const moved = ctx.call('servers.moveGeneration', { id: serverId })
+        await moved.catch((error) => this.logger.warn(`${serverId}: scanners could not be told: ${error.message}`))
+      },
+
       async changeByHand(ctx: Context, id: string, change: (file: FileRecord, now: number) => FileRecord | null, what) {
-        const file = await mutate<FileRecord>(this.collection, id, (current) => change(current, Date.now()))
+        let wasAtRest = false
+        const file = await mutate<FileRecord>(this.collection, id, (current) => {
+          wasAtRest = machine.isAtRest(current)
+          return change(current, Date.now())
+        })
         if (file) {
+          if (wasAtRest && !machine.isAtRest(file)) await this.moveGeneration(ctx, file.serverId)
           ctx.emit('file.pending', { serverId: file.serverId })
           return withoutHistory(file)
         }

@@ -10,11 +10,13 @@ import { connectSftp } from '../drivers/sftp/connection.ts'
 import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer, type ServerTarget } from '../workers/connect.ts'
+import { KnownServers } from '../workers/known-files.ts'
 import { lookAgain } from '../workers/look.ts'
 import { persistently } from '../workers/persistently.ts'
+import { type RunningScan, RunningScans } from '../workers/running-scans.ts'
 import { type ScanResult, scanServer } from '../workers/scan.ts'
 import { testServer } from '../workers/test-server.ts'
-import type { WorkOrder } from './servers.service.ts'
+import type { ScanOrder, WorkOrder } from './servers.service.ts'
 
 /** Somebody who asked for a scan and waits for its end. */
 interface Waiter {
@@ -22,10 +24,15 @@ interface Waiter {
   end(summary: ScanSummary): void
 }
 
-const MAX_SCANS = 16
+/** Most scans wait for the network most of the time; a connection takes about 0.2 MB. */
+const MAX_SCANS = 128
 /** Of those, at servers that failed: each may take the whole of a connection's time-out. */
-const MAX_FAILING_SCANS = 8
-const RENEW_SCAN_MS = 10_000
+const MAX_FAILING_SCANS = 64
+const CLAIM_AT_ONCE = 32
+const RENEW_SCANS_MS = 5_000
+/** Eight million files. */
+const KNOWN_FILES_BYTES = 64 * 1024 * 1024
+const RECONCILE_MS = 6 * 3_600_000
 const SLOT_RETRY_MS = 500
 const REPORT_FOR_MS = 20_000
 
@@ -35,6 +42,7 @@ export function scannerService(config: Config): ServiceSchema {
     dependencies: ['servers', 'files'],
     mixins: [
       tickerMixin({ name: 'scan', everyMs: 1_000, action: 'scanner.takeDue' }),
+      tickerMixin({ name: 'renew', everyMs: RENEW_SCANS_MS, action: 'scanner.renewScans' }),
       tickerMixin({ name: 'looks', everyMs: 1_000, action: 'scanner.takeLooks' })
     ],
 
@@ -42,11 +50,33 @@ export function scannerService(config: Config): ServiceSchema {
       /** Claims as many due servers as there is room for and begins to scan them. */
       takeDue: {
         async handler(this: any, ctx: Context) {
-          const limit = MAX_SCANS - this.scans.size
-          if (limit <= 0) return
-          const failingLimit = Math.max(0, MAX_FAILING_SCANS - this.failing.size)
-          const orders = await ctx.call<WorkOrder[], object>('servers.claimDue', { limit, failingLimit })
-          for (const order of orders) void this.begin(order).catch(() => undefined)
+          const { running } = this
+          this.mayBeMore = false
+          for (let limit = this.room(); limit > 0; limit = this.room()) {
+            const failingLimit = Math.max(0, MAX_FAILING_SCANS - running.failing)
+            const request = { limit, failingLimit, scanner: this.holder }
+            const orders = await ctx.call<ScanOrder[], typeof request>('servers.claimDue', request)
+            for (const order of orders) void this.begin(order).catch(() => undefined)
+            // Fewer than asked for may be all that one message carries.
+            if (orders.length < limit / 4) return
+          }
+          this.mayBeMore = true
+        }
+      },
+
+      /** Keeps the leases of all scans under way in one call; gives up those that are not ours any more. */
+      renewScans: {
+        async handler(this: any, ctx: Context) {
+          const { running } = this
+          try {
+            const scans = running.due(Date.now())
+            if (scans.length === 0) return
+            const request = { scans }
+            const { lost } = await ctx.call<{ lost: string[] }, typeof request>('servers.renewScans', request)
+            running.renewed(scans, lost, Date.now())
+          } finally {
+            running.stopStale(Date.now())
+          }
         }
       },
 
@@ -79,7 +109,8 @@ export function scannerService(config: Config): ServiceSchema {
           // Before the claim: a scan that is running may end while it is asked for.
           this.waiting.add(waiter)
           try {
-            const order = await ctx.call<WorkOrder | null, { id: string }>('servers.claimScan', { id })
+            const request = { id, scanner: this.holder }
+            const order = await ctx.call<ScanOrder | null, typeof request>('servers.claimScan', request)
             if (order) void this.begin(order).catch(() => undefined)
             return wait ? await ended : { started: order !== null }
           } finally {
@@ -125,74 +156,88 @@ export function scannerService(config: Config): ServiceSchema {
         return connectSftp(target, options)
       },
 
-      begin(order: WorkOrder): Promise<void> {
-        const running: Promise<void> = this.scanOne(order).finally(() => {
-          this.scans.delete(running)
-          this.failing.delete(running)
+      room(): number {
+        return Math.min(CLAIM_AT_ONCE, MAX_SCANS - this.running.size)
+      },
+
+      begin(order: ScanOrder): Promise<void> {
+        const scan: RunningScan<ScanOrder> = this.running.begin(order, Date.now())
+        const ended: Promise<void> = this.scanOne(scan).finally(() => {
+          this.scans.delete(ended)
+          this.running.end(scan)
+          if (this.mayBeMore && this.running.size <= MAX_SCANS - CLAIM_AT_ONCE) this.scanNow()
         })
-        this.scans.add(running)
-        if (order.failures > 0) this.failing.add(running)
-        return running
+        this.scans.add(ended)
+        return ended
       },
 
       /** One scan from its claim to its report. */
-      async scanOne(order: WorkOrder): Promise<void> {
+      async scanOne(scan: RunningScan<ScanOrder>): Promise<void> {
+        const { order } = scan
         const { id } = order.target
-        const lost = new AbortController()
-        const signal = AbortSignal.any([lost.signal, this.stop.signal])
-        const beat = setInterval(() => {
-          const renewed = this.broker.call('servers.renewScan', { id, scanEpoch: order.scanEpoch })
-          renewed.catch((error: IngestError) => error.type === 'LEASE_LOST' && lost.abort(error))
-        }, RENEW_SCAN_MS)
-        let slotId: string | null = null
+        const signal = AbortSignal.any([scan.abort.signal, this.stop.signal])
         try {
-          slotId = await this.waitForSlot(id, 'scan', signal)
+          scan.slotId ??= await this.waitForSlot(id, 'scan', signal)
           const { summary, problem, quarantined } = await this.connected(order, signal, (sftp: Sftp) =>
             this.list(sftp, order, signal)
           )
           for (const { folder, reason } of quarantined) {
             this.logger.warn(`${order.name}: a name in ${JSON.stringify(folder)} is quarantined: ${reason}`)
           }
-          const done = { id, scanEpoch: order.scanEpoch, summary, problem }
+          const done = { ...holdOf(scan), summary, problem }
           await persistently(REPORT_FOR_MS, () => this.broker.call('servers.scanDone', done))
         } catch (error) {
-          await this.scanFailed(order, error, signal)
-        } finally {
-          clearInterval(beat)
-          if (slotId) this.releaseSlot(id, slotId)
+          await this.scanFailed(scan, error, signal)
         }
       },
 
-      async scanFailed(order: WorkOrder, error: unknown, signal: AbortSignal): Promise<void> {
-        // A scan that was broken off by us says nothing about the server; its lease runs out.
-        if (signal.aborted) return
+      async scanFailed(scan: RunningScan<ScanOrder>, error: unknown, signal: AbortSignal): Promise<void> {
+        if (this.stop.signal.aborted) return this.giveBack(scan)
+        const { order, slotId } = scan
+        // A scan that was lost says nothing about the server.
+        if (signal.aborted) return slotId ? this.releaseSlot(order.target.id, slotId) : undefined
         this.logger.warn(`${order.name}: the scan failed: ${(error as Error).message}`)
-        const report = { id: order.target.id, error: recordedError(error, Date.now()), scanEpoch: order.scanEpoch }
+        const report = { ...holdOf(scan), error: recordedError(error, Date.now()) }
         await persistently(REPORT_FOR_MS, () => this.broker.call('servers.failed', report)).catch((failure) =>
           this.logger.warn(`${order.name}: the failed scan could not be reported: ${failure.message}`)
         )
       },
 
-      list(sftp: Sftp, order: WorkOrder, signal: AbortSignal): Promise<ScanResult> {
-        const { broker } = this
-        const serverId = order.target.id
-        return scanServer(sftp, order.policy, {
-          signal,
-          now: Date.now,
-          register: (sightings: Sighting[]) => this.register(order, sightings),
-          unstored: (after) => broker.call('files.unstored', { serverId, after }),
-          vanished: (ids) => broker.call('files.vanished', { ids })
-        })
+      /** Where it cannot be given back its lease runs out. */
+      async giveBack(scan: RunningScan<ScanOrder>): Promise<void> {
+        await this.broker.call('servers.giveScansBack', { scans: [holdOf(scan)] }).catch(() => undefined)
       },
 
-      register(order: WorkOrder, sightings: Sighting[]) {
+      async list(sftp: Sftp, order: ScanOrder, signal: AbortSignal): Promise<ScanResult> {
+        const { broker } = this
+        const serverId = order.target.id
+        const scanned = { serverId, generation: order.generation, scanEpoch: order.scanEpoch }
+        const known = this.known.begin(scanned, Date.now())
+        let isComplete = false
+        try {
+          const result = await scanServer(sftp, order.policy, {
+            signal,
+            known,
+            now: Date.now,
+            register: (sightings: Sighting[]) => this.register(order, sightings),
+            unstored: (after) => broker.call('files.unstored', { serverId, scanEpoch: order.scanEpoch, after }),
+            vanished: (ids) => broker.call('files.vanished', { ids })
+          })
+          isComplete = result.summary.complete
+          return result
+        } finally {
+          this.known.end(scanned, known.result(isComplete), Date.now())
+        }
+      },
+
+      register(order: WorkOrder, sightings: Sighting[], onChange = order.policy.onChange) {
         const { policy, scanEpoch, name: serverName } = order
         const rules = {
           serverId: order.target.id,
           serverName,
           settle: policy.settle,
           minAge: policy.minAge,
-          onChange: policy.onChange,
+          onChange,
           scanEpoch
         }
         return persistently(REPORT_FOR_MS, () => this.broker.call('files.register', { rules, sightings }))
@@ -209,7 +254,8 @@ export function scannerService(config: Config): ServiceSchema {
           const { order } = taken
           await this.connected(order, this.stop.signal, async (sftp: Sftp) => {
             const { seen, gone } = await lookAgain(sftp, order.policy, paths)
-            if (seen.length > 0) await this.register(order, seen)
+            // Of a file that was stored meanwhile the next scan decides: it may remember what it was.
+            if (seen.length > 0) await this.register(order, seen, 'ignore')
             if (gone.length > 0) await this.broker.call('files.vanishedPaths', { serverId, paths: gone })
           })
         } finally {
@@ -248,7 +294,9 @@ export function scannerService(config: Config): ServiceSchema {
     created(this: any) {
       this.holder = `${this.broker.nodeID}/scanner`
       this.scans = new Set()
-      this.failing = new Set()
+      this.running = new RunningScans<ScanOrder>()
+      this.known = new KnownServers({ maxBytes: KNOWN_FILES_BYTES, reconcileMs: RECONCILE_MS })
+      this.mayBeMore = false
       this.looking = new Set()
       this.waiting = new Set<Waiter>()
       this.stop = new AbortController()
@@ -269,6 +317,11 @@ export function scannerService(config: Config): ServiceSchema {
       await Promise.allSettled([...this.scans, ...this.looking])
     }
   } as ServiceSchema
+}
+
+/** As a report names it. */
+function holdOf({ order, slotId }: RunningScan<ScanOrder>) {
+  return { id: order.target.id, scanEpoch: order.scanEpoch, ...(slotId ? { slotId } : {}) }
 }
 
 /** A server that is not saved has no place to pin a key in. */

@@ -9,13 +9,18 @@ import { blameOf, IngestError, type RecordedError } from '../domain/errors.ts'
 import type { ScanSummary, ServerRecord, Slot } from '../domain/server.ts'
 import * as registry from '../domain/server.ts'
 import { checkServer, newServer, type ServerInput } from '../domain/server-input.ts'
-import type { Index } from '../drivers/db/collection.ts'
+import type { Index, Query } from '../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../drivers/db/connection.ts'
-import { mutate } from '../drivers/db/mutate.ts'
+import { mutate, mutateEach } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
 import type { ServerTarget } from '../workers/connect.ts'
+import type { ScanHold } from '../workers/running-scans.ts'
 
-const serverIndexes: Index[] = [{ fields: { name: 1 }, unique: true }, { fields: { state: 1, nextScanAt: 1 } }]
+// By time first: nearly all servers are active, and NeDB goes by the first field alone.
+const serverIndexes: Index[] = [{ fields: { name: 1 }, unique: true }, { fields: { nextScanAt: 1, state: 1 } }]
+
+/** NATS carries 1 MiB at most. */
+const MESSAGE_BYTES = 512 * 1024
 
 /** What a scanner or a worker needs of a server: policy, address, sealed secrets. */
 export interface WorkOrder {
@@ -25,6 +30,12 @@ export interface WorkOrder {
   scanEpoch: number
   /** Failed scans in a row before this one. */
   failures: number
+  generation: number
+}
+
+/** A scan that was claimed, with its connection where one was free. */
+export interface ScanOrder extends WorkOrder {
+  slotId: string | null
 }
 
 function workOrder(server: ServerRecord): WorkOrder {
@@ -34,8 +45,13 @@ function workOrder(server: ServerRecord): WorkOrder {
     name: server.name,
     policy: registry.policyOf(server),
     scanEpoch: server.scanEpoch,
-    failures: server.failures
+    failures: server.failures,
+    generation: server.generation
   }
+}
+
+function scanOrder(server: ServerRecord, slotId: string): ScanOrder {
+  return { ...workOrder(server), slotId: server.slots.some((slot) => slot.id === slotId) ? slotId : null }
 }
 
 const byId = { id: 'string' }
@@ -134,82 +150,125 @@ export function serversService(config: Config): ServiceSchema {
       },
 
       /**
-       * Due servers, claimed under a lease; each goes to one scanner. `WorkOrder[]`. Of those that failed at most
-       * `failingLimit`, but they come first: neither kind keeps the other waiting.
+       * Due servers, claimed under a lease with their connection; each goes to one scanner. `ScanOrder[]`. Of those that
+       * failed at most `failingLimit`, but they come first: neither kind keeps the other waiting.
        */
       claimDue: {
-        params: { limit: 'number', failingLimit: 'number' },
-        async handler(this: any, ctx: Context<{ limit: number; failingLimit: number }>) {
-          const { limit, failingLimit } = ctx.params
+        params: { limit: 'number', failingLimit: 'number', scanner: 'string' },
+        async handler(this: any, ctx: Context<{ limit: number; failingLimit: number; scanner: string }>) {
+          const { limit, failingLimit, scanner } = ctx.params
           const now = Date.now()
-          const query = { state: 'active', nextScanAt: { $lte: now }, scanLeaseUntil: { $lte: now } }
           const oldest = async (failures: object | number, most: number): Promise<ServerRecord[]> =>
-            most > 0 ? this.collection.find({ ...query, failures }, { sort: { nextScanAt: 1 }, limit: most }) : []
+            most > 0
+              ? this.collection.find(dueFor(scanner, failures, now), { sort: { nextScanAt: 1 }, limit: most })
+              : []
           const due = await oldest({ $gt: 0 }, Math.min(limit, failingLimit))
           due.push(...(await oldest(0, limit - due.length)))
-          const pairs = due
-            .filter((from) => registry.isScanDue(from, now))
-            .map((from) => ({ from, to: registry.claimScan(from, now, Math.random()) }))
-          const won: boolean[] = await this.collection.replaceEach(pairs)
-          return pairs.filter((_, index) => won[index]).map(({ to }) => workOrder(to))
+          const pairs = fittingOneMessage(due.filter((from) => registry.isScanDue(from, now))).map((from) => {
+            const slot = { id: randomUUID(), holder: scanner, kind: 'scan' as const }
+            return { from, to: registry.claimScan(from, slot, now, Math.random()), slotId: slot.id }
+          })
+          const won: boolean[] = pairs.length > 0 ? await this.collection.replaceEach(pairs) : []
+          return pairs.filter((_, index) => won[index]).map(({ to, slotId }) => scanOrder(to, slotId))
         }
       },
 
       /** Claims one server's scan now. null while it is being scanned already; CONFLICT unless it is active. */
       claimScan: {
-        params: byId,
-        async handler(this: any, ctx: Context<{ id: string }>) {
+        params: { ...byId, scanner: 'string' },
+        async handler(this: any, ctx: Context<{ id: string; scanner: string }>) {
           const now = Date.now()
           const before: ServerRecord = await this.require(ctx.params.id)
           if (before.state !== 'active') {
             throw new IngestError('CONFLICT', `the server ${before.name} is ${before.state}; resume it first`)
           }
+          const slot = { id: randomUUID(), holder: ctx.params.scanner, kind: 'scan' as const }
           const server = await mutate<ServerRecord>(this.collection, before._id, (current) =>
             current.state === 'active' && current.scanLeaseUntil <= now
-              ? registry.claimScan(current, now, Math.random())
+              ? registry.claimScan(current, slot, now, Math.random())
               : null
           )
-          return server ? workOrder(server) : null
+          return server ? scanOrder(server, slot.id) : null
         }
       },
 
-      /** Keeps a long scan's lease. LEASE_LOST when another scan has begun or the server was paused or removed. */
-      renewScan: {
-        params: { ...byId, scanEpoch: 'number' },
-        async handler(this: any, ctx: Context<{ id: string; scanEpoch: number }>) {
-          const { id, scanEpoch } = ctx.params
-          const kept = await mutate<ServerRecord>(this.collection, id, (server) =>
-            server.scanEpoch === scanEpoch && server.state === 'active'
-              ? { ...server, scanLeaseUntil: Date.now() + registry.SCAN_LEASE_MS }
-              : null
+      /** Keeps the leases of all scans of one scanner. Answers the ids of servers whose scan it has lost. */
+      renewScans: {
+        params: { scans: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ scans: ScanHold[] }>) {
+          const { scans } = ctx.params
+          const kept = await mutateEach<ServerRecord, ScanHold>(
+            this.collection,
+            scans,
+            ({ id }) => id,
+            (server, { scanEpoch, slotId }) => registry.renewScan(server, scanEpoch, slotId, Date.now())
           )
-          if (!kept) throw new IngestError('LEASE_LOST', 'the scan was taken over, or the server paused or removed')
-          return true
+          const ids = new Set(kept.map(({ _id }) => _id))
+          return { lost: scans.filter(({ id }) => !ids.has(id)).map(({ id }) => id) }
         }
       },
 
+      /** A scanner that stops gives its scans back, for others to begin at once. */
+      giveScansBack: {
+        params: { scans: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ scans: ScanHold[] }>) {
+          await mutateEach<ServerRecord, ScanHold>(
+            this.collection,
+            ctx.params.scans,
+            ({ id }) => id,
+            (server, { scanEpoch, slotId }) => {
+              const free = registry.giveScanBack(server, scanEpoch, Date.now())
+              return free && slotId ? registry.releaseSlot(free, slotId) : free
+            }
+          )
+          ctx.broadcast('server.due', {})
+        }
+      },
+
+      /** What scanners remember of the server's files is void: a record was opened again or removed by hand. */
+      moveGeneration: {
+        params: byId,
+        async handler(this: any, ctx: Context<{ id: string }>) {
+          await mutate<ServerRecord>(this.collection, ctx.params.id, registry.moveGeneration)
+        }
+      },
+
+      /** A scan ended; its connection is free again. */
       scanDone: {
-        params: { ...byId, scanEpoch: 'number', summary: 'object', problem: { type: 'object', nullable: true } },
+        params: {
+          ...byId,
+          scanEpoch: 'number',
+          slotId: 'string|optional',
+          summary: 'object',
+          problem: { type: 'object', nullable: true }
+        },
         async handler(this: any, ctx: Context<any>) {
-          const { id, scanEpoch, problem } = ctx.params
+          const { id, scanEpoch, slotId, problem } = ctx.params
           const summary: ScanSummary = ctx.params.summary
-          await mutate<ServerRecord>(this.collection, id, (server) =>
-            server.scanEpoch === scanEpoch ? registry.scanSucceeded(server, summary, problem, Date.now()) : null
-          )
+          await mutate<ServerRecord>(this.collection, id, (current) => {
+            const server = slotId ? registry.releaseSlot(current, slotId) : current
+            if (server.scanEpoch !== scanEpoch) return server
+            return registry.scanSucceeded(server, summary, problem, Date.now())
+          })
           ctx.broadcast('server.scanned', { serverId: id, scanEpoch, summary })
         }
       },
 
       /** A connection or scan failed: back off, or stop the server where going on could lock the account out. */
       failed: {
-        params: { ...byId, error: 'object', scanEpoch: 'number|optional' },
-        async handler(this: any, ctx: Context<{ id: string; error: RecordedError; scanEpoch?: number }>) {
-          const { id, error, scanEpoch } = ctx.params
+        params: { ...byId, error: 'object', scanEpoch: 'number|optional', slotId: 'string|optional' },
+        async handler(
+          this: any,
+          ctx: Context<{ id: string; error: RecordedError; scanEpoch?: number; slotId?: string }>
+        ) {
+          const { id, error, scanEpoch, slotId } = ctx.params
           const stop = blameOf(error) === 'stop'
-          await mutate<ServerRecord>(this.collection, id, (server) => {
-            if (scanEpoch !== undefined && server.scanEpoch !== scanEpoch) return null
+          await mutate<ServerRecord>(this.collection, id, (current) => {
+            if (current.deletedAt) return null
+            const server = slotId ? registry.releaseSlot(current, slotId) : current
+            if (scanEpoch !== undefined && server.scanEpoch !== scanEpoch) return server
             const how = { ended: scanEpoch !== undefined, random: Math.random() }
-            return server.deletedAt ? null : registry.serverFailed(server, error, stop, Date.now(), how)
+            return registry.serverFailed(server, error, stop, Date.now(), how)
           })
           if (stop) this.logger.error(`the server ${id} was stopped: ${error.message}`)
           ctx.broadcast('server.scanned', { serverId: id, scanEpoch: scanEpoch ?? null, error })
@@ -326,6 +385,27 @@ export function serversService(config: Config): ServiceSchema {
       }
     }
   } as ServiceSchema
+}
+
+/** As many of them as one message of 512 KiB carries, and one at least: patterns and keys may be long. */
+function fittingOneMessage(servers: ServerRecord[]): ServerRecord[] {
+  let bytes = 0
+  return servers.filter((server, index) => {
+    bytes += Buffer.byteLength(JSON.stringify(server))
+    return index === 0 || bytes <= MESSAGE_BYTES
+  })
+}
+
+/** A scan that is due waits a moment for the scanner that knows the server. */
+function dueFor(scanner: string, failures: object | number, now: number): Query {
+  const anybody = { nextScanAt: { $lte: now - registry.AFFINITY_MS } }
+  return {
+    nextScanAt: { $lte: now },
+    scanLeaseUntil: { $lte: now },
+    state: 'active',
+    failures,
+    $or: [{ lastScanner: scanner }, { lastScanner: null }, anybody]
+  }
 }
 
 function nameTaken(name: string): IngestError {

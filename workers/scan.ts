@@ -2,27 +2,20 @@
  * One listing of one server: page by page, never a whole folder in memory. Says nothing about what is missing in a
  * folder that it could not list to its end: only a complete listing may call a file vanished.
  */
-import { createHash } from 'node:crypto'
 import { IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
-import type { Sighting } from '../domain/file.ts'
 import { OWN_PREFIX } from '../domain/filter.ts'
-import { createReadiness, isMovedInto, placeOf, type Readiness, type Seen } from '../domain/readiness.ts'
+import { createReadiness, isMovedInto, placeOf, type Readiness } from '../domain/readiness.ts'
 import type { ScanSummary, ServerPolicy } from '../domain/server.ts'
-import type { Entry, Sftp } from '../drivers/sftp/sftp.ts'
+import type { Attributes, Entry, Sftp } from '../drivers/sftp/sftp.ts'
+import type { KnownFiles } from './known-files.ts'
 import { type Markers, markersOf } from './markers.ts'
+import { type Register, SightingBatch } from './sighting-batch.ts'
+import { markVanished, type VanishedPorts } from './vanished.ts'
 
-export interface RegisterCounts {
-  new: number
-  settling: number
-  pending: number
-  skipped: number
-}
-
-export interface ScanPorts {
-  register(sightings: Sighting[]): Promise<RegisterCounts>
-  /** Unstored records of the server in pages, ordered by id, after the given one. */
-  unstored(after: string): Promise<{ id: string; path: string }[]>
-  vanished(ids: string[]): Promise<void>
+export interface ScanPorts extends VanishedPorts {
+  register: Register
+  /** What needs no asking; absent: everything is registered. */
+  known?: KnownFiles
   now(): number
   signal: AbortSignal
 }
@@ -34,20 +27,11 @@ export interface ScanResult {
   quarantined: { folder: string; reason: string }[]
 }
 
-/** Messages between services stay below NATS's 1 MiB: batches are cut by bytes, and by count for the database's sake. */
-const BATCH_BYTES = 512 * 1024
-const BATCH_FILES = 500
-
 interface Folder {
   path: string
   relative: string
   depth: number
   markers: Markers
-}
-
-/** 48 bits of a path's hash: what was seen is remembered without its name. */
-function fingerprint(path: string): number {
-  return createHash('sha1').update(path).digest().readUIntBE(0, 6)
 }
 
 export async function scanServer(sftp: Sftp, policy: ServerPolicy, ports: ScanPorts): Promise<ScanResult> {
@@ -60,14 +44,13 @@ class Scan {
   readonly #policy: ServerPolicy
   readonly #ports: ScanPorts
   readonly #readiness: Readiness
-  readonly #seen = new Set<number>()
+  readonly #batch: SightingBatch
   readonly #foldersSeen = new Set<string>()
   readonly #realRoots: string[] = []
   readonly #links: { path: string; relative: string; depth: number }[] = []
-  readonly #counts = { listed: 0, new: 0, settling: 0, pending: 0, skipped: 0, quarantined: 0 }
+  #listed = 0
+  #quarantinedCount = 0
   readonly #quarantined: ScanResult['quarantined'] = []
-  #batch: Sighting[] = []
-  #batchBytes = 0
   #problem: unknown = null
 
   constructor(sftp: Sftp, policy: ServerPolicy, ports: ScanPorts) {
@@ -75,6 +58,7 @@ class Scan {
     this.#policy = policy
     this.#ports = ports
     this.#readiness = createReadiness(policy)
+    this.#batch = new SightingBatch(ports.register, ports.known)
   }
 
   async run(): Promise<ScanResult> {
@@ -92,10 +76,11 @@ class Scan {
     }
     if (listedRoots === 0 && this.#problem) throw this.#problem
     await this.#followLinks()
-    await this.#flush()
+    await this.#batch.flush()
     const complete = this.#problem === null
     if (complete) await this.#markVanished()
-    const summary = { ...this.#counts, startedAt, durationMs: this.#ports.now() - startedAt, complete }
+    const counts = { listed: this.#listed, ...this.#batch.counts, quarantined: this.#quarantinedCount }
+    const summary = { ...counts, startedAt, durationMs: this.#ports.now() - startedAt, complete }
     const problem = this.#problem === null ? null : recordedError(this.#problem, this.#ports.now())
     return { summary, problem, quarantined: this.#quarantined }
   }
@@ -113,10 +98,15 @@ class Scan {
     if (this.#foldersSeen.has(path)) return
     this.#foldersSeen.add(path)
     const markers = await markersOf(this.#sftp, this.#policy.marker, path)
+    const folder: Folder = { path, relative, depth, markers }
     const below: string[] = []
     for await (const page of this.#sftp.list(path)) {
       this.#ports.signal.throwIfAborted()
-      for (const entry of page) await this.#entry(entry, { path, relative, depth, markers }, below)
+      for (const entry of page) {
+        // Of the entries of a large folder few have to be waited for.
+        const waiting = this.#entry(entry, folder, below)
+        if (waiting) await waiting
+      }
     }
     if (!this.#goesBelow(depth)) return
     for (const name of below) {
@@ -134,25 +124,23 @@ class Scan {
     return this.#policy.recursive && depth < this.#policy.maxDepth
   }
 
-  async #entry(entry: Entry, folder: Folder, below: string[]) {
+  #entry(entry: Entry, folder: Folder, below: string[]): Promise<void> | null {
     if (entry.badName !== null) {
-      this.#counts.quarantined++
+      this.#quarantinedCount++
       if (this.#quarantined.length < 100) this.#quarantined.push({ folder: folder.path, reason: entry.badName })
-      return
+      return null
     }
-    const path = join(folder.path, entry.name)
-    const relative = join(folder.relative, entry.name)
-    let seen: Pick<Entry, 'kind' | 'sizeBytes' | 'mtimeSeconds'> = entry
-    if (entry.kind === 'symlink' && this.#policy.symlinks === 'follow') {
-      seen = await this.#sftp.stat(path).catch(() => entry)
-    }
-    if (seen.kind === 'folder' && !entry.name.startsWith(OWN_PREFIX)) {
-      if (entry.kind === 'folder') below.push(entry.name)
-      else if (this.#goesBelow(folder.depth)) this.#links.push({ path, relative, depth: folder.depth + 1 })
-    }
-    if (seen.kind !== 'file') return
-    const { sizeBytes: size, mtimeSeconds } = seen
-    await this.#file({ path, relative, size, mtime: mtimeSeconds * 1000, markerMtime: folder.markers(entry.name) })
+    if (entry.kind === 'symlink') return this.#policy.symlinks === 'follow' ? this.#link(entry, folder) : null
+    if (entry.kind === 'folder' && !entry.name.startsWith(OWN_PREFIX)) below.push(entry.name)
+    return entry.kind === 'file' ? this.#file(folder, entry.name, entry) : null
+  }
+
+  async #link({ name }: Entry, folder: Folder): Promise<void> {
+    const path = join(folder.path, name)
+    const target = await this.#sftp.stat(path).catch(() => null)
+    if (target?.kind === 'file') await this.#file(folder, name, target)
+    if (target?.kind !== 'folder' || name.startsWith(OWN_PREFIX) || !this.#goesBelow(folder.depth)) return
+    this.#links.push({ path, relative: join(folder.relative, name), depth: folder.depth + 1 })
   }
 
   /**
@@ -174,49 +162,22 @@ class Scan {
     }
   }
 
-  async #file(seen: Seen): Promise<void> {
-    this.#counts.listed++
+  #file(folder: Folder, name: string, { sizeBytes: size, mtimeSeconds }: Attributes): Promise<void> | null {
+    this.#listed++
+    const [path, relative] = [join(folder.path, name), join(folder.relative, name)]
+    const seen = { path, relative, size, mtime: mtimeSeconds * 1000, markerMtime: folder.markers(name) }
     const sight = this.#readiness.sight(seen)
-    if (sight.kind === 'ignored') return
-    this.#seen.add(fingerprint(seen.path))
-    await this.#report(sight.sighting)
+    return sight.kind === 'ignored' ? null : this.#batch.add(sight.sighting)
   }
 
-  async #report(sighting: Sighting): Promise<void> {
-    this.#batch.push(sighting)
-    // As it travels: a control character in a name takes six bytes.
-    this.#batchBytes += Buffer.byteLength(JSON.stringify(sighting))
-    if (this.#batch.length >= BATCH_FILES || this.#batchBytes >= BATCH_BYTES) await this.#flush()
-  }
-
-  async #flush(): Promise<void> {
-    if (this.#batch.length === 0) return
-    const batch = this.#batch
-    this.#batch = []
-    this.#batchBytes = 0
-    const counts = await this.#ports.register(batch)
-    for (const name of ['new', 'settling', 'pending', 'skipped'] as const) this.#counts[name] += counts[name]
-  }
-
-  /**
-   * What is recorded but was not seen is looked at by itself before it is called vanished. What is still there is not
-   * recorded any more by the policy of today: it is skipped, with the reason.
-   */
   async #markVanished(): Promise<void> {
-    for (let after = ''; ; ) {
-      const page = await this.#ports.unstored(after)
-      const gone: string[] = []
-      for (const { id, path } of page) {
-        if (this.#seen.has(fingerprint(path))) continue
-        const found = await this.#lookAt(path)
-        if (found === 'gone') gone.push(id)
-        const reason = typeof found === 'object' ? this.#whyIgnored(path, found.size, found.mtime) : null
-        if (typeof found === 'object' && reason !== null) await this.#report({ path, ...found, skip: reason })
-      }
-      if (gone.length > 0) await this.#ports.vanished(gone)
-      if (page.length === 0) return this.#flush()
-      after = page.at(-1)!.id
-    }
+    await markVanished(this.#sftp, this.#ports, {
+      follows: this.#policy.symlinks === 'follow',
+      hasSeen: (path) => this.#batch.hasSeen(path),
+      whyIgnored: (path, size, mtime) => this.#whyIgnored(path, size, mtime),
+      report: (sighting) => this.#batch.add(sighting)
+    })
+    await this.#batch.flush()
   }
 
   #whyIgnored(path: string, size: number, mtime: number): string | null {
@@ -224,19 +185,6 @@ class Scan {
     if (place.kind === 'ignored') return place.reason
     const sight = this.#readiness.sight({ path, relative: place.relative, size, mtime })
     return sight.kind === 'ignored' ? sight.reason : null
-  }
-
-  async #lookAt(path: string): Promise<{ size: number; mtime: number } | 'gone' | 'hidden'> {
-    try {
-      const follow = this.#policy.symlinks === 'follow'
-      const { kind, sizeBytes, mtimeSeconds } = await (follow ? this.#sftp.stat(path) : this.#sftp.lstat(path))
-      return kind === 'file' ? { size: sizeBytes, mtime: mtimeSeconds * 1000 } : 'gone'
-    } catch (error) {
-      const { type } = error as { type?: string }
-      if (type === 'SFTP_NO_SUCH_PATH') return 'gone'
-      if (type === 'SFTP_PERMISSION_DENIED') return 'hidden'
-      throw error
-    }
   }
 }
 

@@ -11,6 +11,8 @@ export const fileIndexes: Index[] = [
   { fields: { status: 1, serverId: 1, dueAt: 1 } },
   { fields: { status: 1, dueAt: 1 } },
   { fields: { status: 1, leaseUntil: 1 } },
+  // What waits for its file, in pages.
+  { fields: { serverId: 1, status: 1, _id: 1 } },
   { fields: { 'announcement.status': 1, 'announcement.dueAt': 1 } },
   // The list, newest first.
   { fields: { createdAt: -1, _id: -1 } },
@@ -33,7 +35,27 @@ export interface ListFilter {
   limit: number
 }
 
+/** What a batch of sightings did. */
+export interface Registered {
+  new: number
+  settling: number
+  pending: number
+  skipped: number
+  /** Which sightings, by their place in the batch, change nothing now or later (see `isAtRest`). */
+  atRest: number[]
+  /** What was at rest until this batch changed it, as it was seen then. */
+  disturbed: Sighting[]
+}
+
+type Placed = Sighting & { index: number }
+
+function lastSighting({ path, size, mtime, status, reason }: FileRecord): Sighting {
+  return { path, size, mtime, skip: status === 'skipped' ? reason : null }
+}
+
 const MAX_ROUNDS = 5
+const PAGE_BYTES = 512 * 1024
+const UNSTORED_OMITS = ['history', 'upload', 'error', 'settle', 'object', 'announcement']
 
 export class FileRecords {
   readonly #files: Collection<FileRecord>
@@ -62,49 +84,49 @@ export class FileRecords {
   }
 
   /** Registers what was seen. Idempotent; whoever is faster wins, and what lost is looked at again. */
-  async register(rules: SightingRules, sightings: Sighting[], now: number) {
-    const counts = { new: 0, settling: 0, pending: 0, skipped: 0 }
+  async register(rules: SightingRules, sightings: Sighting[], now: number): Promise<Registered> {
+    const answer: Registered = { new: 0, settling: 0, pending: 0, skipped: 0, atRest: [], disturbed: [] }
     // A listing may name a file twice; what it said last holds.
-    let open = [...new Map(sightings.map((sighting) => [sighting.path, sighting])).values()]
-    for (let round = 0; open.length > 0 && round < MAX_ROUNDS; round++)
-      open = await this.#registerOnce(rules, open, now, counts)
-    return counts
+    let open = [...new Map(sightings.map((sighting, index) => [sighting.path, { ...sighting, index }])).values()]
+    for (let round = 0; open.length > 0 && round < MAX_ROUNDS; round++) {
+      open = await this.#registerOnce(rules, open, now, answer)
+    }
+    return answer
   }
 
-  async #registerOnce(
-    rules: SightingRules,
-    sightings: Sighting[],
-    now: number,
-    counts: { new: number; settling: number; pending: number; skipped: number }
-  ): Promise<Sighting[]> {
+  async #registerOnce(rules: SightingRules, sightings: Placed[], now: number, answer: Registered): Promise<Placed[]> {
     const latest = await this.#latest(
       rules.serverId,
       sightings.map((sighting) => sighting.path)
     )
-    const inserts: { record: FileRecord; sighting: Sighting; before: FileRecord | null }[] = []
-    const replaces: { from: FileRecord; to: FileRecord; sighting: Sighting }[] = []
+    const inserts: { record: FileRecord; sighting: Placed; before: FileRecord | null }[] = []
+    const replaces: { from: FileRecord; to: FileRecord; sighting: Placed }[] = []
     for (const sighting of sightings) {
       const before = latest.get(sighting.path) ?? null
       const seen = machine.observe(before, sighting, rules, now)
       if (seen.kind === 'insert') inserts.push({ record: seen.record, sighting, before })
       if (seen.kind === 'replace') replaces.push({ from: before!, to: seen.record, sighting })
+      if (seen.kind === 'nothing' && machine.isAtRest(before!) && rules.scanEpoch >= before!.seenEpoch) {
+        answer.atRest.push(sighting.index)
+      }
     }
-    const again: Sighting[] = []
-    const count = (record: FileRecord) => {
-      if (record.status in counts) counts[record.status as keyof typeof counts]++
+    const again: Placed[] = []
+    const count = (record: FileRecord, before: FileRecord | null) => {
+      if (record.status in answer) answer[record.status as 'settling' | 'pending' | 'skipped']++
+      if (before && machine.isAtRest(before)) answer.disturbed.push(lastSighting(before))
     }
-    const inserted = await this.#files.insertNew(inserts.map(({ record }) => record))
-    for (const { record, sighting } of inserts) {
+    const inserted = inserts.length > 0 ? await this.#files.insertNew(inserts.map(({ record }) => record)) : new Set()
+    for (const { record, sighting, before } of inserts) {
       if (!inserted.has(record._id)) again.push(sighting)
       else {
-        counts.new++
-        count(record)
+        answer.new++
+        count(record, before)
       }
     }
     await this.#point(inserts.filter(({ record }) => record.version > 1).map(({ record }) => record))
-    const written = await this.#files.replaceEach(replaces)
-    for (const [index, { to, sighting }] of replaces.entries()) {
-      if (written[index]) count(to)
+    const written = replaces.length > 0 ? await this.#files.replaceEach(replaces) : []
+    for (const [index, { from, to, sighting }] of replaces.entries()) {
+      if (written[index]) count(to, from)
       else again.push(sighting)
     }
     return again
@@ -216,10 +238,24 @@ export class FileRecords {
     return [...byServer].map(([serverId, paths]) => ({ serverId, paths }))
   }
 
-  async unstored(serverId: string, after: string): Promise<{ id: string; path: string }[]> {
-    const query: Query = { serverId, status: { $in: ['settling', 'pending'] }, _id: { $gt: after } }
-    const page = await this.#files.find(query, { sort: { _id: 1 }, limit: 500, omit: ['history'] })
-    return page.map(({ _id, path }) => ({ id: _id, path }))
+  /** Records that wait for their file and were not touched by this scan, in pages by id of at most 512 KiB. */
+  async unstored(serverId: string, scanEpoch: number, after: string): Promise<{ id: string; path: string }[]> {
+    const query: Query = {
+      // As a list, so that NeDB goes by the index of the states: what waits, not all files of the server.
+      serverId: { $in: [serverId] },
+      seenEpoch: { $lt: scanEpoch },
+      _id: { $gt: after },
+      status: { $in: ['settling', 'pending'] }
+    }
+    const found = await this.#files.find(query, { sort: { _id: 1 }, limit: 2000, omit: UNSTORED_OMITS })
+    const page: { id: string; path: string }[] = []
+    let bytes = 0
+    for (const { _id, path } of found) {
+      bytes += Buffer.byteLength(JSON.stringify(path)) + 64
+      if (bytes > PAGE_BYTES) break
+      page.push({ id: _id, path })
+    }
+    return page
   }
 
   async vanishedPaths(serverId: string, paths: string[], now: number): Promise<void> {

@@ -27,3 +27,36 @@ export async function mutate<T extends Document>(
   }
   throw new IngestError('CONFLICT', `the record ${id} is changed by too many writers at once; try again`)
 }
+
+/**
+ * The same for many documents at once, those that lost again. Answers the new documents; those that are not there, or
+ * that `change` refused with null, are not among them. `key` tells which document an item is about.
+ */
+export async function mutateEach<T extends Document, I>(
+  collection: Collection<T>,
+  items: I[],
+  key: (item: I) => string,
+  change: (current: T, item: I) => T | null
+): Promise<T[]> {
+  const changed: T[] = []
+  let open = items
+  for (let tries = 0; open.length > 0; tries++) {
+    if (tries === MAX_TRIES)
+      throw new IngestError('CONFLICT', `${key(open[0]!)} and others are changed by too many writers`)
+    if (tries > 0) await delay(Math.random() * Math.min(50, 2 ** tries))
+    const stored = new Map((await collection.findByIds(open.map(key))).map((one) => [one._id, one]))
+    const pairs: { from: T; to: T; item: I }[] = []
+    for (const item of open) {
+      const from = stored.get(key(item))
+      const to = from ? change(from, item) : null
+      if (from && to) pairs.push({ from, to, item })
+    }
+    const written = pairs.length > 0 ? await collection.replaceEach(pairs) : []
+    open = []
+    for (const [index, { from, to, item }] of pairs.entries()) {
+      if (written[index]) changed.push({ ...to, revision: from.revision + 1 })
+      else open.push(item)
+    }
+  }
+  return changed
+}

@@ -114,7 +114,7 @@ describe('register', () => {
     const { files, records } = open()
     const odd = [sighting('/skipped', { skip: 'empty' }), sighting('/twice'), sighting('/twice', { size: 2 })]
     const counts = await records.register(rules, [...many(100), ...odd], start)
-    expect(counts).toEqual({ new: 102, settling: 0, pending: 101, skipped: 1 })
+    expect(counts).toMatchObject({ new: 102, settling: 0, pending: 101, skipped: 1 })
     expect(await files.count({ status: 'pending' })).toBe(101)
     expect(await files.find({ path: '/twice' })).toMatchObject([{ size: 2 }])
   })
@@ -127,9 +127,46 @@ describe('register', () => {
       new: 0,
       settling: 0,
       pending: 0,
-      skipped: 0
+      skipped: 0,
+      atRest: [],
+      disturbed: []
     })
     expect(await files.find({})).toEqual(before)
+  })
+
+  test('it is said which files are at rest, and which were until now', async () => {
+    const world = open()
+    const all = [sighting('/stored'), sighting('/skipped', { skip: 'empty' }), sighting('/waits'), sighting('/stored')]
+    const first = await world.records.register(rules, [all[0]!, all[1]!], start)
+    expect(first).toMatchObject({ atRest: [], disturbed: [] })
+    await storeAll(world)
+    const second = await world.records.register({ ...rules, scanEpoch: 2 }, all, start)
+    expect(second).toMatchObject({ new: 1, disturbed: [] })
+    expect(second.atRest.sort()).toEqual([1, 3])
+
+    const changed = [sighting('/stored', { size: 2 }), sighting('/skipped'), sighting('/waits', { size: 2 })]
+    const third = await world.records.register({ ...rules, scanEpoch: 3 }, changed, start)
+    expect(third.atRest).toEqual([])
+    expect(third.disturbed.sort((a, b) => (a.path < b.path ? 1 : -1))).toEqual(all.slice(0, 2))
+    // What an older scan says is not to be relied on.
+    await storeAll(world)
+    expect((await world.records.register({ ...rules, scanEpoch: 2 }, changed, start)).atRest).toEqual([])
+  })
+
+  test('what waits and was not touched by a scan is listed in pages that one message carries', async () => {
+    const { records } = open()
+    const long = Array.from({ length: 900 }, (_, i) => sighting(`/${'x'.repeat(1000)}${i}`))
+    await records.register(rules, long, start)
+    await records.register({ ...rules, scanEpoch: 2 }, [sighting('/seen')], start)
+    const paths: string[] = []
+    for (let after = ''; ; ) {
+      const page = await records.unstored('s1', 2, after)
+      expect(Buffer.byteLength(JSON.stringify(page))).toBeLessThan(600 * 1024)
+      if (page.length === 0) break
+      paths.push(...page.map(({ path }) => path))
+      after = page.at(-1)!.id
+    }
+    expect(paths.sort()).toEqual(long.map(({ path }) => path).sort())
   })
 
   test('the database refuses a second record of a version, whatever its id', async () => {
@@ -284,7 +321,7 @@ describe('looks, announcements and removal', () => {
     await world.records.register(rules, [sighting('/waits')], start)
     await world.records.vanishedPaths('s1', ['/stored', '/waits', '/unknown'], start)
     expect((await world.files.find({ status: 'vanished' })).map(({ path }) => path)).toEqual(['/waits'])
-    expect((await world.records.unstored('s1', '')).length).toBe(0)
+    expect((await world.records.unstored('s1', 9, '')).length).toBe(0)
   })
 })
 

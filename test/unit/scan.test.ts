@@ -44,7 +44,8 @@ async function scan(
     {
       register: async (sightings) => {
         batches.push(sightings)
-        return { new: sightings.length, settling: 0, pending: sightings.length, skipped: 0 }
+        const none = { settling: 0, skipped: 0, atRest: [], disturbed: [] }
+        return { ...none, new: sightings.length, pending: sightings.length }
       },
       unstored: async (after) => known.filter(({ id }) => id > after).slice(0, 2),
       vanished: async (ids) => {

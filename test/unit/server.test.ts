@@ -11,6 +11,7 @@ const fresh = (change: Partial<registry.ServerRecord> = {}): registry.ServerReco
   ...newServer('s1', input, { password: sealed }, now),
   ...change
 })
+const slot = { id: 'c1', holder: 'n1/scanner', kind: 'scan' as const }
 const error = { type: 'SFTP_UNREACHABLE', message: 'no', at: now }
 
 describe('connection slots', () => {
@@ -84,14 +85,51 @@ describe('the schedule', () => {
   test('a claimed scan is not due again before it ends, and the next is an interval later within five percent', () => {
     fc.assert(
       fc.property(fc.double({ min: 0, max: 1, noNaN: true }), (jitter) => {
-        const claimed = registry.claimScan(fresh(), now, jitter)
+        const claimed = registry.claimScan(fresh(), slot, now, jitter)
         expect(claimed.scanEpoch).toBe(1)
-        expect(Math.abs(claimed.nextScanAt - now - 60_000)).toBeLessThanOrEqual(1500)
+        expect(Math.abs(claimed.nextTickAt - now - 60_000)).toBeLessThanOrEqual(1500)
         expect(registry.isScanDue(claimed, now + registry.SCAN_LEASE_MS - 1)).toBe(false)
       })
     )
     expect(registry.isScanDue(fresh(), now)).toBe(true)
     expect(registry.isScanDue(registry.pause(fresh(), now), now)).toBe(false)
+  })
+
+  const begun = () => registry.claimScan(fresh(), slot, now, 0.5)
+
+  test('a scan takes its connection with its claim, and goes without where none is free', () => {
+    expect(begun()).toMatchObject({ scanEpoch: 1, lastScanner: 'n1/scanner', slots: [{ id: 'c1' }] })
+    const full = fresh({ maxConnections: 1, slots: [{ id: 'x', holder: 'w', kind: 'transfer', until: now + 9999 }] })
+    const waiting = registry.claimScan(full, slot, now, 0.5)
+    expect(waiting).toMatchObject({ scanEpoch: 1, slots: [{ id: 'x' }] })
+    expect(waiting.slotWantedUntil).toBeGreaterThan(now)
+  })
+
+  test('a scan that is lost with its scanner is due when its lease ends, however far the next tick is', () => {
+    const nightly = registry.claimScan(fresh({ interval: 86_400 }), slot, now, 0.5)
+    expect(registry.isScanDue(nightly, now + registry.SCAN_LEASE_MS - 1)).toBe(false)
+    expect(registry.isScanDue(nightly, now + registry.SCAN_LEASE_MS)).toBe(true)
+    const renewed = registry.renewScan(nightly, 1, 'c1', now + 10_000)!
+    expect(registry.isScanDue(renewed, now + registry.SCAN_LEASE_MS)).toBe(false)
+    expect(renewed.slots[0]!.until).toBe(now + 10_000 + registry.SLOT_LEASE_MS)
+  })
+
+  test('after a scan the next tick counts from its claim, and what an operator asked for meanwhile is not lost', () => {
+    const summary = { startedAt: now } as registry.ScanSummary
+    const done = (server: registry.ServerRecord) => registry.scanSucceeded(server, summary, null, now + 20_000)
+    expect(done(begun())).toMatchObject({ nextScanAt: now + 60_000, scanLeaseUntil: 0 })
+    const moved = registry.updateServer(begun(), { roots: ['/in'] }, {}, now + 1000)
+    expect(registry.isScanDue(done(moved), now + 20_000)).toBe(true)
+  })
+
+  test('a scan that another one followed, or of a server that is paused, is not renewed', () => {
+    expect(registry.renewScan(begun(), 2, 'c1', now)).toBeNull()
+    expect(registry.renewScan(registry.pause(begun(), now), 1, 'c1', now)).toBeNull()
+  })
+
+  test('a scan that is given back is due at once, but not by an older scanner', () => {
+    expect(registry.isScanDue(registry.giveScanBack(begun(), 1, now)!, now)).toBe(true)
+    expect(registry.giveScanBack(begun(), 0, now)).toBeNull()
   })
 
   test('a failing server is left alone longer each time, up to a cap, and forgets that when it works', () => {
@@ -116,8 +154,8 @@ describe('a schedule by cron', () => {
   const tick = Date.parse('2026-11-25T02:00:00Z')
 
   test('a claim sets the next tick, and a success keeps it', () => {
-    const claimed = registry.claimScan(nightly(), at, 0)
-    expect(claimed.nextScanAt).toBe(tick)
+    const claimed = registry.claimScan(nightly(), slot, at, 0)
+    expect(claimed.nextTickAt).toBe(tick)
     expect(registry.scanSucceeded(claimed, {} as registry.ScanSummary, null, at).nextScanAt).toBe(tick)
   })
 
@@ -137,7 +175,7 @@ describe('a schedule by cron', () => {
   })
 
   test('a connection that fails beside a scan does not end the lease of the scan', () => {
-    const scanned = registry.claimScan(fresh(), now, 0)
+    const scanned = registry.claimScan(fresh(), slot, now, 0)
     expect(registry.serverFailed(scanned, error, false, now, { ended: false }).scanLeaseUntil).toBeGreaterThan(now)
     expect(registry.serverFailed(scanned, error, false, now).scanLeaseUntil).toBe(0)
   })
@@ -161,6 +199,13 @@ describe('changes by an operator', () => {
     expect(registry.updateServer(stopped, { host: 'other' }, {}, now)).toMatchObject({ state: 'active', failures: 0 })
     expect(registry.updateServer(stopped, {}, { password: sealed }, now).state).toBe('active')
     expect(registry.updateServer(stopped, { interval: 5 }, {}, now).state).toBe('stopped')
+  })
+
+  test('what scanners remember is void after every change of a policy, and not after a pause', () => {
+    const server = fresh()
+    expect(registry.updateServer(server, { include: ['*.csv'] }, {}, now).generation).toBe(server.generation + 1)
+    expect(registry.updateServer(server, { onChange: 'version' }, {}, now).generation).toBe(server.generation + 1)
+    expect(registry.resume(registry.pause(server, now), now).generation).toBe(server.generation)
   })
 
   test('a paused server stays paused until it is enabled', () => {
