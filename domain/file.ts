@@ -280,6 +280,14 @@ export function keepUpload(file: FileRecord, epoch: number, upload: UploadState 
   return { ...file, upload: kept, leaseUntil: now + LEASE_MS, updatedAt: now }
 }
 
+/**
+ * What is left of an upload whose parts are of no use any more: that there may be one. Aborting it is best effort, and
+ * whoever copies the file next finds it under its key; its parts are never gone on from, whatever size and time say.
+ */
+function strayOf(file: FileRecord): UploadState | null {
+  return file.upload && { ...file.upload, uploadId: null, parts: [] }
+}
+
 function joinParts(known: UploadState['parts'], finished: UploadState['parts']): UploadState['parts'] {
   const byNumber = new Map([...known, ...finished].map((part) => [part.number, part]))
   return [...byNumber.values()].sort((a, b) => a.number - b.number)
@@ -322,12 +330,24 @@ export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: n
     case 'changed': {
       if (isRefetching(file)) return backToStored({ ...file, ...free }, 'changed', now)
       const settle = { looks: 1, since: now }
-      const seen = { size: outcome.size, mtime: outcome.mtime, settle, attempts: 0, upload: null, dueAt: now + 1000 }
+      const seen = {
+        size: outcome.size,
+        mtime: outcome.mtime,
+        settle,
+        attempts: 0,
+        upload: strayOf(file),
+        dueAt: now + 1000
+      }
       return enter(file, { ...free, ...seen, status: 'settling', reason: 'look 1' }, now, 'the file changed')
     }
     case 'vanished':
       if (isRefetching(file)) return backToStored({ ...file, ...free }, 'vanished', now)
-      return enter(file, { ...free, status: 'vanished', upload: null }, now, 'gone from the server before it was read')
+      return enter(
+        file,
+        { ...free, status: 'vanished', upload: strayOf(file) },
+        now,
+        'gone from the server before it was read'
+      )
     case 'rejected':
       if (isRefetching(file)) return backToStored({ ...file, ...free }, outcome.error, now)
       return enter(file, { ...free, status: 'failed', error: outcome.error }, now, outcome.error.message)

@@ -107,7 +107,8 @@ class Copy {
   }
 
   async #changed(seen: Pick<Attributes, 'sizeBytes' | 'mtimeSeconds'>): Promise<Outcome> {
-    await this.#abandonUpload()
+    // What stays behind is known to the record, and found by whoever copies the file next.
+    await this.#abandonUpload().catch(unlessLost)
     return { kind: 'changed', size: seen.sizeBytes, mtime: seen.mtimeSeconds * 1000 }
   }
 
@@ -151,7 +152,10 @@ class Copy {
       if ((error as IngestError).type !== 'STORE_PRECONDITION') throw error
     }
     const there = await this.#store.head(this.#key, this.#job.signal)
-    if (there && this.#isOurs(there) && there.crc32 !== null) return there
+    if (there && this.#isOurs(there) && there.crc32 !== null) {
+      await this.#abandonUpload()
+      return there
+    }
     await this.#job.stillOurs()
     return write(await this.#condition(there))
   }
@@ -199,7 +203,10 @@ class Copy {
     const object = await this.#orTaken(() =>
       this.#write((condition) => this.#store.put(this.#key, body, { ...options, condition }))
     )
-    return 'kind' in object ? object : this.#stored(object, sum, sha256)
+    if ('kind' in object) return object
+    // The file was larger once.
+    await this.#abandonUpload()
+    return this.#stored(object, sum, sha256)
   }
 
   async #orTaken(write: () => Promise<StoredObject>): Promise<StoredObject | Outcome> {
@@ -264,11 +271,11 @@ class Copy {
     }
   }
 
-  /** Best effort: what stays behind is swept by `storage`. A worker that was fenced out never comes here. */
+  /** Of this worker, or of one before it. A worker that was fenced out never comes here. */
   async #abandonUpload(): Promise<void> {
     if (!this.#hasUpload) return
     await this.#job.stillOurs()
-    await this.#abortStrays().catch(() => undefined)
+    await this.#abortStrays()
   }
 
   /**
@@ -276,7 +283,7 @@ class Copy {
    * anybody was told of it, or it would have been adopted.
    */
   async #leaveNothing(): Promise<void> {
-    await this.#abandonUpload()
+    await this.#abandonUpload().catch(unlessLost)
     if (this.#file.epoch === 1 || isRefetching(this.#file)) return
     const there = await this.#store.head(this.#key, this.#job.signal)
     const { 'longshore-file': id, 'longshore-epoch': epoch } = there?.metadata ?? {}
@@ -314,6 +321,11 @@ function ownerOf({ mode, uid, gid }: Attributes): Record<string, string> {
   if (mode === 0) return {}
   const octal = (mode & 0o7777).toString(8).padStart(4, '0')
   return { 'longshore-uid': String(uid), 'longshore-gid': String(gid), 'longshore-mode': octal }
+}
+
+/** The store may be away; a lease that was lost ends the copy. */
+function unlessLost(error: IngestError): void {
+  if (error.type === 'LEASE_LOST') throw error
 }
 
 /** Thrown inside a copy only. */

@@ -609,6 +609,18 @@ describe('attempts', () => {
   })
 })
 
+describe('an upload of a file that changed or is gone', () => {
+  test('is remembered, so that the next worker aborts what is left of it, and never gone on from', () => {
+    const held = downloading()
+    const kept = done(machine.keepUpload(held, held.epoch, upload(2), start))
+    for (const outcome of [{ kind: 'changed', size: 1, mtime: start }, { kind: 'vanished' }] as const) {
+      const file = done(machine.finish(kept, kept.epoch, outcome, start, 0))
+      expect(file.upload).toMatchObject({ uploadId: null, parts: [] })
+      expect(done(machine.finish(held, held.epoch, outcome, start, 0)).upload).toBeNull()
+    }
+  })
+})
+
 describe('vanish and abandon', () => {
   test('a file that a worker has been at is left to a worker, who looks whether it was stored', () => {
     const tried = finished({ kind: 'retry', error })
