@@ -176,15 +176,13 @@ function checkHistory(record: CheckedRecord, { end, skewMs = 0 }: Rules, problem
 function checkObjects({ sources, records, objects }: Snapshot, rules: Rules, problems: string[]): void {
   const bySource = new Map(sources.map((source) => [keyOf(source.serverId, source.path), source]))
   const orphans = new Set(objects.keys())
+  for (const { path, object, status } of records) {
+    if (object === null && (rules.end === 'notified' || status === 'notified' || status === 'uploaded'))
+      problems.push(`${shown(path)} has no object`)
+  }
   for (const record of records) {
-    const { path, object, status, serverId, size, mtime } = record
-    if (!object) {
-      if (rules.end === 'notified' || status === 'notified' || status === 'uploaded')
-        problems.push(`${shown(path)} has no object`)
-      // Stored by a worker that died, and the source was gone before the next one came.
-      for (const key of keysOf(record)) orphans.delete(key)
-      continue
-    }
+    const { path, object, serverId, size, mtime } = record
+    if (!object) continue
     if (!orphans.delete(object.key)) problems.push(`${shown(path)}: no object of its own under ${shown(object.key)}`)
     const stored = objects.get(object.key)
     const source = bySource.get(keyOf(serverId, path))
@@ -198,6 +196,8 @@ function checkObjects({ sources, records, objects }: Snapshot, rules: Rules, pro
     if (stored.size !== size || object.size !== size)
       problems.push(`${shown(path)}: the record says ${size} bytes, the object has ${stored.size}`)
   }
+  // Stored by a worker that died, and the source was gone before the next one came.
+  for (const record of records) if (!record.object) for (const key of keysOf(record)) orphans.delete(key)
   for (const key of orphans) problems.push(`the object ${shown(key)} belongs to no record`)
 }
 
