@@ -9,9 +9,18 @@
  * The announcement (outbox) lives in the record, so that `uploaded` and "must be announced" are one write.
  */
 import { createHash } from 'node:crypto'
+import {
+  type AfterUploadOutcome,
+  type AfterUploadState,
+  claimStep,
+  endStep,
+  makeDue,
+  waitingForUpload
+} from './after-upload.ts'
 import { backoffMs, FILE_BACKOFF } from './backoff.ts'
 import type { RecordedError } from './errors.ts'
 import { enter, type HistoryEntry } from './history.ts'
+import { firstTurn, laterTurn, type Order } from './order.ts'
 import { ripen } from './readiness.ts'
 import { backToStored, isRefetching, type RefetchState } from './refetch.ts'
 import type { SettlePolicy } from './server.ts'
@@ -85,6 +94,8 @@ export interface FileRecord {
   leaseUntil: number
   /** When there is something to do next: the next look (settling), the next try (pending). */
   dueAt: number
+  /** In which order pending files are claimed, see order.ts. */
+  turn: string
   error: RecordedError | null
   /** Unique among all records; absent until the first claim. */
   reservedKey?: string
@@ -95,7 +106,8 @@ export interface FileRecord {
   announcement: AnnouncementState | null
   /** While a stored file is copied again: what it was before. */
   refetch: RefetchState | null
-  /** The source was deleted or moved away by us: the next file of this name is a new version. */
+  afterUpload?: AfterUploadState | null
+  /** The source was deleted or moved away by us, or found replaced: the next file of this name is a new version. */
   released: boolean
   progress: { bytes: number; bytesPerSecond: number } | null
   history: HistoryEntry[]
@@ -127,6 +139,9 @@ export interface SightingRules {
   scanEpoch: number
   /** Seconds; absent: none. */
   minAge?: number
+  order?: Order
+  /** Whether the source is to be deleted or moved once it is announced. */
+  clears?: boolean
 }
 
 /** The identity of a version: 24 characters of a SHA-256, so that a registration is an idempotent insert. */
@@ -140,10 +155,13 @@ export function isStored(file: FileRecord): boolean {
 
 /**
  * Whether the same sighting that changes nothing now will change nothing later either: a scanner may remember it until
- * its server's `generation` moves. Whatever takes a record out of this state but a sighting has to move it.
+ * its server's `generation` moves. A file that is to be deleted or moved is not: its name is free then. Whatever takes a record out of this state but a sighting has to move it.
  */
 export function isAtRest(file: FileRecord): boolean {
-  return (isStored(file) && !file.released) || (file.status === 'skipped' && file.reason !== SERVER_DELETED)
+  return (
+    (isStored(file) && !file.released && !file.afterUpload) ||
+    (file.status === 'skipped' && file.reason !== SERVER_DELETED)
+  )
 }
 
 function blank(rules: SightingRules, sighting: Sighting, version: number, now: number): FileRecord {
@@ -167,6 +185,7 @@ function blank(rules: SightingRules, sighting: Sighting, version: number, now: n
     worker: null,
     leaseUntil: 0,
     dueAt: now,
+    turn: '',
     error: null,
     upload: null,
     partsAtClaim: 0,
@@ -192,8 +211,8 @@ function absorb(file: FileRecord, sighting: Sighting, rules: SightingRules, now:
   }
   const { settle } = ripe
   if (ripe.kind === 'taken') {
-    const fresh = { attempts: 0, error: null, reason: null, worker: null, dueAt: now }
-    return enter(file, { ...seen, ...fresh, status: 'pending', settle }, now, null)
+    const fresh = { attempts: 0, error: null, reason: null, worker: null, dueAt: now, settle }
+    return enter(file, { ...seen, ...fresh, ...planned({ ...file, ...seen }, rules), status: 'pending' }, now, null)
   }
   const { reason, lookAt: dueAt } = ripe
   const change = { ...seen, status: 'settling' as const, settle, reason, worker: null, attempts: 0 }
@@ -201,6 +220,22 @@ function absorb(file: FileRecord, sighting: Sighting, rules: SightingRules, now:
     return { ...file, ...change, dueAt, updatedAt: now }
   }
   return enter(file, { ...change, dueAt }, now, changed && file.history.length > 0 ? 'the file changed' : null)
+}
+
+/** How a file that waits to be copied stands by the policy of today: its turn, and what comes after its upload. */
+function planned(file: FileRecord, rules: SightingRules): Pick<FileRecord, 'turn' | 'afterUpload'> {
+  const isRetried = file.status === 'pending' && file.turn.startsWith('!')
+  return {
+    turn: isRetried ? file.turn : firstTurn(rules.order ?? 'oldest', file),
+    afterUpload: rules.clears ? (file.afterUpload ?? waitingForUpload) : null
+  }
+}
+
+/** A pending file takes up a changed policy; null where nothing of it changes. */
+function replanned(file: FileRecord, rules: SightingRules): FileRecord | null {
+  const plan = planned(file, rules)
+  if (plan.turn === file.turn && Boolean(plan.afterUpload) === Boolean(file.afterUpload)) return null
+  return { ...file, ...plan }
 }
 
 export type Observation =
@@ -229,7 +264,10 @@ export function observe(file: FileRecord | null, sighting: Sighting, rules: Sigh
       }
       return { kind: 'nothing' }
     case 'pending':
-      if (!changed && sighting.skip === null) return { kind: 'nothing' }
+      if (!changed && sighting.skip === null) {
+        const record = replanned(file, rules)
+        return record ? { kind: 'replace', record } : { kind: 'nothing' }
+      }
       return { kind: 'replace', record: absorb(file, sighting, rules, now) }
     case 'failed':
       if (!changed) return { kind: 'nothing' }
@@ -353,11 +391,16 @@ export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: n
       return enter(file, { ...free, status: 'failed', error: outcome.error }, now, outcome.error.message)
     case 'deferred': {
       const back = { error: outcome.error, attempts: Math.max(0, file.attempts - 1), dueAt: now + outcome.waitMs }
-      return enter(file, { ...free, ...back, status: 'pending' }, now, outcome.error.message)
+      return enter(file, { ...free, ...again(back), status: 'pending' }, now, outcome.error.message)
     }
     case 'keyTaken': {
       const back = { reservedKey: outcome.key, attempts: file.attempts - 1, upload: null, dueAt: now }
-      return enter(file, { ...free, ...back, status: 'pending' }, now, 'the key is taken by an object that is not ours')
+      return enter(
+        file,
+        { ...free, ...again(back), status: 'pending' },
+        now,
+        'the key is taken by an object that is not ours'
+      )
     }
     case 'retry':
       return retryLater({ ...file, ...free }, outcome.error, now, random)
@@ -370,7 +413,12 @@ function retryLater(file: FileRecord, error: RecordedError, now: number, random:
     return enter(file, { status: 'failed', error }, now, error.message)
   }
   const dueAt = now + backoffMs(FILE_BACKOFF, file.attempts, random)
-  return enter(file, { status: 'pending', error, dueAt }, now, error.message)
+  return enter(file, { ...again({ dueAt }), status: 'pending', error }, now, error.message)
+}
+
+/** A later try has its turn when it is due. */
+function again<T extends { dueAt: number }>(change: T): T & { turn: string } {
+  return { ...change, turn: laterTurn(change.dueAt) }
 }
 
 /** A lease that ran out: the worker is lost. An attempt that had finished a part costs none. */
@@ -382,11 +430,15 @@ export function rescue(file: FileRecord, now: number, random: number): FileRecor
   return retryLater({ ...file, attempts, leaseUntil: 0, progress: null }, error, now, random)
 }
 
-/** An operator (or a post action) asks for another try; null where there is nothing to try. */
+/** An operator asks for another try, of the copy or of what comes after it; null where there is nothing to try. */
 export function retry(file: FileRecord, now: number): FileRecord | null {
+  if (file.status === 'notified' && file.afterUpload?.status === 'failed') {
+    return enter(file, { status: 'notified', afterUpload: makeDue(file.afterUpload, now) }, now, 'retried')
+  }
   const open = file.status === 'failed' || file.status === 'vanished' || file.status === 'pending'
   if (!open) return null
-  return enter(file, { status: 'pending', attempts: 0, error: null, dueAt: now, worker: null }, now, 'retried')
+  const fresh = { attempts: 0, error: null, worker: null, ...again({ dueAt: now }) }
+  return enter(file, { ...fresh, status: 'pending' }, now, 'retried')
 }
 
 /** An operator stops it; null where nothing is under way. What the worker still reports is refused by the epoch. */
@@ -438,7 +490,29 @@ export function announced(file: FileRecord, epoch: number, now: number): FileRec
   const sent = file.announcement
   if (sent?.status !== 'due' || sent.epoch !== epoch || !isStored(file)) return null
   const announcement: AnnouncementState = { ...sent, status: 'sent', at: now, leaseUntil: 0, error: null }
-  return enter(file, { status: 'notified', announcement, worker: null }, now, null)
+  const { afterUpload } = file
+  const next = afterUpload?.status === 'waiting' ? { afterUpload: makeDue(afterUpload, now) } : {}
+  return enter(file, { ...next, status: 'notified', announcement, worker: null }, now, null)
+}
+
+/** A worker takes the step after the upload; null when it is not due or another one has it. */
+export function claimAfterUpload(file: FileRecord, now: number): FileRecord | null {
+  const afterUpload = file.status === 'notified' ? claimStep(file.afterUpload, now) : null
+  return afterUpload ? { ...file, afterUpload } : null
+}
+
+/** How the step ended; null when the worker no longer holds it. Never changes the file's state. */
+export function endAfterUpload(
+  file: FileRecord,
+  epoch: number,
+  outcome: AfterUploadOutcome,
+  now: number,
+  random: number
+): FileRecord | null {
+  if (file.afterUpload?.status !== 'due' || file.afterUpload.epoch !== epoch) return null
+  const { state, released, why } = endStep(file.afterUpload, outcome, now, random)
+  const next = { ...file, afterUpload: state, released: file.released || released, updatedAt: now }
+  return why === null ? next : enter(next, { status: file.status, worker: null }, now, why)
 }
 
 export function announcementFailed(file: FileRecord, epoch: number, error: RecordedError, waitMs: number, now: number) {

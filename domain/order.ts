@@ -13,10 +13,13 @@ const NAME_CHARACTERS = 200
 
 const padded = (value: number) => String(Math.max(0, Math.round(value))).padStart(DIGITS, '0')
 
+/** A database keeps no half of a character: what it would change is made so here, or each look would see another turn. */
+const cut = (text: string) => text.slice(0, NAME_CHARACTERS).toWellFormed()
+
 /** The turn of a file that was never tried. Files of one size go by age, and of one age by name. */
 export function firstTurn(order: Order, file: { path: string; filename: string; size: number; mtime: number }): string {
-  const name = file.path.slice(0, NAME_CHARACTERS)
-  if (order === 'name') return `#${file.filename.slice(0, NAME_CHARACTERS)}\u0000${name}`
+  const name = cut(file.path)
+  if (order === 'name') return `#${cut(file.filename)}\u0000${name}`
   return order === 'smallest' ? `#${padded(file.size)}${padded(file.mtime)}` : `#${padded(file.mtime)}${name}`
 }
 

@@ -11,6 +11,7 @@
 import type { RecordedError } from './errors.ts'
 import type { AnnouncementState, FileRecord } from './file.ts'
 import { enter } from './history.ts'
+import { laterTurn } from './order.ts'
 
 export interface RefetchState {
   /** What the record was, and is again when the source cannot be had. */
@@ -29,7 +30,7 @@ export function refetch(file: FileRecord, now: number): FileRecord | null {
   const { status, announcement } = file
   if ((status !== 'uploaded' && status !== 'notified') || !announcement || file.released) return null
   const kept = { refetch: { status, announcement, epoch: file.epoch }, announcement: null }
-  const fresh = { attempts: 0, error: null, worker: null, upload: null, dueAt: now }
+  const fresh = { attempts: 0, error: null, worker: null, upload: null, dueAt: now, turn: laterTurn(now) }
   return enter(file, { ...kept, ...fresh, status: 'pending' }, now, 'to be fetched again, asked for by an operator')
 }
 

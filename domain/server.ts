@@ -57,14 +57,17 @@ export interface ServerAddress {
 
 export type SecretField = 'password' | 'privateKey' | 'passphrase'
 
-/** `look`: a second look at settling files, between scans. */
-export type SlotKind = 'scan' | 'look' | 'transfer' | 'test'
+/** `look`: a second look at settling files, between scans; `post`: what becomes of sources after their upload. */
+export const SLOT_KINDS = ['scan', 'look', 'transfer', 'post', 'test'] as const
+export type SlotKind = (typeof SLOT_KINDS)[number]
 
 /** A lease on one of the server's `maxConnections`. Times are ms since the epoch, by the clock of `servers`. */
 export interface Slot {
   id: string
   holder: string
   kind: SlotKind
+  /** When it was taken; absent in a slot that an older version wrote. */
+  at?: number
   until: number
 }
 
@@ -144,7 +147,7 @@ export function claimScan(server: ServerRecord, slot: Omit<Slot, 'until'>, now: 
     nextTickAt: nextTick(server, now, random),
     lastScanner: slot.holder
   }
-  return takeSlot(claimed, slot, now) ?? wantSlot(claimed, now)
+  return takeSlot(claimed, slot, now) ?? wantSlot(claimed, slot.kind, now) ?? claimed
 }
 
 /** Keeps the scan and its connection; null when the scan was taken over, or the server paused or removed. */
@@ -193,21 +196,29 @@ export function serverFailed(
   }
 }
 
+const MAX_LOGINS_AT_ONCE = 3
+/** By then a login has been taken or refused. */
+const LOGIN_MS = 10_000
+
 /**
  * Connections that may be used for copying. One of several is left free, so that a scan or a test
  * never waits behind a long copy; where there is only one, a waiting scan makes the copy yield.
  */
-function hasFreeSlot(held: Slot[], kind: Slot['kind'], maxConnections: number): boolean {
+function hasFreeSlot(held: Slot[], kind: Slot['kind'], maxConnections: number, now: number): boolean {
   if (held.length >= maxConnections) return false
+  // Credentials that are refused from one moment to the next are seen by no more logins than this.
+  if (held.filter(({ at = 0 }) => now - at < LOGIN_MS).length >= MAX_LOGINS_AT_ONCE) return false
   if (kind !== 'transfer') return true
   return held.filter((slot) => slot.kind === 'transfer').length < Math.max(1, maxConnections - 1)
 }
 
 /** Takes a slot; null when all are held. Expired slots are dropped. */
-export function takeSlot(server: ServerRecord, slot: Omit<Slot, 'until'>, now: number): ServerRecord | null {
+export function takeSlot(server: ServerRecord, slot: Omit<Slot, 'at' | 'until'>, now: number): ServerRecord | null {
   const slots = server.slots.filter((held) => held.until > now)
-  if (!hasFreeSlot(slots, slot.kind, server.maxConnections)) return null
-  return { ...server, slots: [...slots, { ...slot, until: now + SLOT_LEASE_MS }] }
+  if (!hasFreeSlot(slots, slot.kind, server.maxConnections, now)) return null
+  // Whoever else waits asks again, and copies yield again.
+  const slotWantedUntil = slot.kind === 'transfer' ? server.slotWantedUntil : 0
+  return { ...server, slotWantedUntil, slots: [...slots, { ...slot, at: now, until: now + SLOT_LEASE_MS }] }
 }
 
 export function releaseSlot(server: ServerRecord, slotId: string): ServerRecord {
@@ -276,18 +287,23 @@ export function refusalOf(server: ServerRecord, kind: Slot['kind'], now: number)
   if (server.deletedAt) return 'the server was removed'
   // A stopped server is never logged in to by itself: that could lock the account out. A failing one is tried by scans
   // alone, so that workers do not spend their time on connecting to it.
-  const byItself = kind === 'transfer' || kind === 'look'
+  const byItself = kind !== 'scan' && kind !== 'test'
   if (kind !== 'test' && server.state !== 'active') return `the server is ${server.state}`
   if (byItself && server.failures > 0) return 'the server fails and is left alone'
-  if (byItself && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
+  if (kind === 'transfer' && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
   const held = server.slots.filter((slot) => slot.until > now)
-  return hasFreeSlot(held, kind, server.maxConnections) ? '' : 'all connections of the server are in use'
+  return hasFreeSlot(held, kind, server.maxConnections, now) ? '' : 'all connections of the server are in use'
 }
 
 const WANT_MS = 5_000
 
-/** A scan or a test waits: holders see it when they renew, and yield at the next file. */
-export function wantSlot(server: ServerRecord, now: number): ServerRecord {
+/**
+ * Something other than a copy waits: holders see it when they renew, and yield at the next file. Where there are several
+ * connections one is always free of copies, so that only a scan or a test, for which somebody waits, makes one yield.
+ */
+export function wantSlot(server: ServerRecord, kind: SlotKind, now: number): ServerRecord | null {
+  const canWait = kind !== 'scan' && kind !== 'test' && server.maxConnections > 1
+  if (kind === 'transfer' || canWait) return null
   return { ...server, slotWantedUntil: now + WANT_MS }
 }
 
@@ -323,7 +339,7 @@ export function updateServer(
     return wasPaused ? { ...next, edition: server.edition + 1 } : resume(next, now, random)
   }
   const tick = nextTick(next, now, random)
-  const isSooner = next.cron === null && server.cron === null
+  const isSooner = (next.cron === null && server.cron === null) || server.failures > 0
   const nextTickAt = isSooner ? Math.min(server.nextTickAt, tick) : tick
   const isBeingScanned = server.scanLeaseUntil > now
   const nextScanAt = isBeingScanned ? server.nextScanAt : isSooner ? Math.min(server.nextScanAt, tick) : tick

@@ -1,4 +1,5 @@
 /** Records as the API answers them: only what the contract names, times as RFC 3339, never a secret. */
+import type { AfterUploadState } from '../domain/after-upload.ts'
 import type { RecordedError } from '../domain/errors.ts'
 import type { FileRecord } from '../domain/file.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
@@ -54,6 +55,10 @@ function objectView(object: FileRecord['object']) {
   return { ...shown, storedAt: time(storedAt) }
 }
 
+function afterUploadView({ status, attempts, movedTo, at, error }: AfterUploadState) {
+  return { status, attempts, movedTo, at: time(at), error: failure(error) }
+}
+
 /** `history` is there only where the record was asked for by itself. */
 export function fileView(file: Omit<FileRecord, 'history'> & { history?: FileRecord['history'] }) {
   const { object } = file
@@ -80,6 +85,7 @@ export function fileView(file: Omit<FileRecord, 'history'> & { history?: FileRec
           error: failure(announcement.error)
         }
       : null,
+    afterUpload: file.afterUpload ? afterUploadView(file.afterUpload) : null,
     progress: file.progress,
     createdAt: time(file.createdAt),
     updatedAt: time(file.updatedAt),

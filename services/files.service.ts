@@ -4,6 +4,7 @@
  */
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
+import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload.ts'
 import { ANNOUNCEMENT_BACKOFF, backoffMs } from '../domain/backoff.ts'
 import { IngestError, type RecordedError } from '../domain/errors.ts'
 import type { FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
@@ -119,6 +120,9 @@ export function filesService(config: Config): ServiceSchema {
       rescue: {
         visibility: 'public',
         async handler(this: any, ctx: Context) {
+          // Here, since at the start the database may be away.
+          if (!this.hasGivenTurns) await this.records.giveTurns()
+          this.hasGivenTurns = true
           const rescued = await this.records.rescue(Date.now())
           for (const serverId of new Set(rescued)) ctx.emit('file.pending', { serverId })
           return rescued.length
@@ -182,8 +186,30 @@ export function filesService(config: Config): ServiceSchema {
       announced: {
         params: { holds: { type: 'array', items: { type: 'object' } } },
         async handler(this: any, ctx: Context<{ holds: Hold[] }>) {
-          await this.records.changeEach(ctx.params.holds, (file: FileRecord, { epoch }: Hold) =>
+          const { holds } = ctx.params
+          const notified: FileRecord[] = await this.records.changeEach(holds, (file: FileRecord, { epoch }: Hold) =>
             machine.announced(file, epoch, Date.now())
+          )
+          if (notified.some((file) => file.afterUpload?.status === 'due')) ctx.emit('file.clearable', {})
+        }
+      },
+
+      /** Takes sources that are to be deleted or moved, at most `limit`; `[{serverId, steps: [{id, epoch, path, size, mtime}]}]`. */
+      claimAfterUploads: {
+        params: { limit: 'number' },
+        async handler(this: any, ctx: Context<{ limit: number }>) {
+          const claimed: FileRecord[] = await this.records.claimAfterUploads(ctx.params.limit, Date.now())
+          const byServer = Map.groupBy(claimed, (file) => file.serverId)
+          return [...byServer].map(([serverId, files]) => ({ serverId, steps: files.map(asStep) }))
+        }
+      },
+
+      /** How steps after the upload ended; those that are not held any more are left alone. */
+      endAfterUploads: {
+        params: { ends: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ ends: (Hold & { outcome: AfterUploadOutcome })[] }>) {
+          await this.records.changeEach(ctx.params.ends, (file: FileRecord, { epoch, outcome }: any) =>
+            machine.endAfterUpload(file, epoch, outcome, Date.now(), Math.random())
           )
         }
       },
@@ -385,6 +411,10 @@ export function filesService(config: Config): ServiceSchema {
 function withoutHistory(file: FileRecord): Omit<FileRecord, 'history'> {
   const { history, ...rest } = file
   return rest
+}
+
+function asStep({ _id, path, size, mtime, afterUpload }: FileRecord): AfterUploadStep {
+  return { id: _id, epoch: afterUpload!.epoch, path, size, mtime }
 }
 
 /** What travels to a worker stays small: which parts are there the store itself says best. */

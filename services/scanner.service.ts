@@ -2,12 +2,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
-import { IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
+import { blameOf, IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
 import type { Sighting } from '../domain/file.ts'
 import type { ScanSummary } from '../domain/server.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import { connectSftp } from '../drivers/sftp/connection.ts'
 import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
+import { afterUploadMixin } from '../mixins/after-upload.mixin.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer, type ServerTarget } from '../workers/connect.ts'
 import { KnownServers } from '../workers/known-files.ts'
@@ -41,6 +42,7 @@ export function scannerService(config: Config): ServiceSchema {
     name: 'scanner',
     dependencies: ['servers', 'files'],
     mixins: [
+      afterUploadMixin as ServiceSchema,
       tickerMixin({ name: 'scan', everyMs: 1_000, action: 'scanner.takeDue' }),
       tickerMixin({ name: 'renew', everyMs: RENEW_SCANS_MS, action: 'scanner.renewScans' }),
       tickerMixin({ name: 'looks', everyMs: 1_000, action: 'scanner.takeLooks' })
@@ -237,6 +239,8 @@ export function scannerService(config: Config): ServiceSchema {
           serverName,
           settle: policy.settle,
           minAge: policy.minAge,
+          order: policy.order,
+          clears: policy.afterUpload !== 'keep',
           onChange,
           scanEpoch
         }
@@ -246,21 +250,31 @@ export function scannerService(config: Config): ServiceSchema {
       async look(serverId: string, paths: string[]): Promise<void> {
         const taken: any = await this.broker.call('servers.takeSlot', {
           id: serverId,
-          kind: 'scan',
+          kind: 'look',
           holder: this.holder
         })
         if (!taken.slotId) return
+        const { order } = taken
         try {
-          const { order } = taken
           await this.connected(order, this.stop.signal, async (sftp: Sftp) => {
             const { seen, gone } = await lookAgain(sftp, order.policy, paths)
             // Of a file that was stored meanwhile the next scan decides: it may remember what it was.
             if (seen.length > 0) await this.register(order, seen, 'ignore')
             if (gone.length > 0) await this.broker.call('files.vanishedPaths', { serverId, paths: gone })
           })
+        } catch (error) {
+          await this.connectionFailed(order, error)
+          throw error
         } finally {
           this.releaseSlot(serverId, taken.slotId)
         }
+      },
+
+      /** Refused credentials stop the server, whoever was refused: no other connection may try them again and again. */
+      async connectionFailed(order: WorkOrder, error: unknown): Promise<void> {
+        if (this.stop.signal.aborted || !['server', 'stop'].includes(blameOf(error))) return
+        const report = { id: order.target.id, error: recordedError(error, Date.now()) }
+        await this.broker.call('servers.failed', report).catch(() => undefined)
       },
 
       async connected(order: WorkOrder, signal: AbortSignal, use: (sftp: Sftp) => Promise<any>) {

@@ -254,7 +254,7 @@ export function serversService(config: Config): ServiceSchema {
         }
       },
 
-      /** A connection or scan failed: back off, or stop the server where going on could lock the account out. */
+      /** A connection or scan failed: back off, or stop the server where going on could lock the account out, and alert. */
       failed: {
         params: { ...byId, error: 'object', scanEpoch: 'number|optional', slotId: 'string|optional' },
         async handler(
@@ -263,28 +263,31 @@ export function serversService(config: Config): ServiceSchema {
         ) {
           const { id, error, scanEpoch, slotId } = ctx.params
           const stop = blameOf(error) === 'stop'
-          await mutate<ServerRecord>(this.collection, id, (current) => {
+          let wasActive = false
+          const failed = await mutate<ServerRecord>(this.collection, id, (current) => {
             if (current.deletedAt) return null
+            wasActive = false
             const server = slotId ? registry.releaseSlot(current, slotId) : current
             if (scanEpoch !== undefined && server.scanEpoch !== scanEpoch) return server
+            wasActive = server.state === 'active'
             const how = { ended: scanEpoch !== undefined, random: Math.random() }
             return registry.serverFailed(server, error, stop, Date.now(), how)
           })
-          if (stop) this.logger.error(`the server ${id} was stopped: ${error.message}`)
+          if (failed && stop && wasActive) this.alert(ctx, failed, error)
           ctx.broadcast('server.scanned', { serverId: id, scanEpoch: scanEpoch ?? null, error })
         }
       },
 
       /** Leases one of the server's connections. `{slotId, order}`, or `{slotId: null, reason}` when there is none now. */
       takeSlot: {
-        params: { ...byId, kind: { type: 'enum', values: ['scan', 'look', 'transfer', 'test'] }, holder: 'string' },
+        params: { ...byId, kind: { type: 'enum', values: [...registry.SLOT_KINDS] }, holder: 'string' },
         async handler(this: any, ctx: Context<{ id: string; kind: Slot['kind']; holder: string }>) {
           const { id, kind, holder } = ctx.params
           const slot = { id: randomUUID(), holder, kind }
           let reason = ''
           const server = await mutate<ServerRecord>(this.collection, id, (current) => {
             reason = registry.refusalOf(current, kind, Date.now())
-            if (reason) return kind === 'scan' || kind === 'test' ? registry.wantSlot(current, Date.now()) : null
+            if (reason) return registry.wantSlot(current, kind, Date.now())
             return registry.takeSlot(current, slot, Date.now())
           })
           if (!server || reason) return { slotId: null, reason: reason || 'no such server' }
@@ -368,6 +371,12 @@ export function serversService(config: Config): ServiceSchema {
     methods: {
       openDatabase(): Promise<Database> {
         return openDatabase(config)
+      },
+
+      /** Once for each stop: `server.stopped` for whoever watches, and an error in the log. */
+      alert(ctx: Context, { _id, name }: ServerRecord, error: RecordedError): void {
+        this.logger.error(`the server ${name} was stopped until an operator mends it: ${error.message}`)
+        ctx.broadcast('server.stopped', { serverId: _id, serverName: name, error })
       },
 
       async require(id: string): Promise<ServerRecord> {

@@ -4,6 +4,7 @@ import { createReadiness, placeOf } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import { markerLookup } from './markers.ts'
+import { resolveRoots } from './roots.ts'
 
 /**
  * Looks at `paths`, which have records; `gone` are those that are no longer there, or no files any more. One that the policy would not record
@@ -12,7 +13,7 @@ import { markerLookup } from './markers.ts'
 export async function lookAgain(sftp: Sftp, policy: ServerPolicy, paths: string[]) {
   const readiness = createReadiness(policy)
   const markerOf = markerLookup(sftp, policy)
-  const roots = await resolved(sftp, policy.roots)
+  const roots = await resolveRoots(sftp, policy.roots)
   const seen: Sighting[] = []
   const gone: string[] = []
   for (const path of paths) {
@@ -34,14 +35,4 @@ export async function lookAgain(sftp: Sftp, policy: ServerPolicy, paths: string[
     }
   }
   return { seen, gone }
-}
-
-/** The roots as scans resolve them; one that is not there holds no files. */
-async function resolved(sftp: Sftp, roots: string[]): Promise<string[]> {
-  const resolve = (root: string) =>
-    sftp.realpath(root).catch((error) => {
-      if (error.type === 'SFTP_NO_SUCH_PATH') return null
-      throw error
-    })
-  return (await Promise.all(roots.map(resolve))).filter((root) => root !== null)
 }

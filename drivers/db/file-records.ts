@@ -2,18 +2,21 @@
 import { IngestError } from '../../domain/errors.ts'
 import type { FileRecord, FileStatus, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
+import { laterTurn, turnsAt } from '../../domain/order.ts'
 import type { Collection, Index, Query } from './collection.ts'
 
 export const fileIndexes: Index[] = [
   { fields: { serverId: 1, path: 1, version: 1 }, unique: true },
   { fields: { reservedKey: 1 }, unique: true, partial: { reservedKey: { $exists: true } } },
-  // The queues: what is due, by server.
-  { fields: { status: 1, serverId: 1, dueAt: 1 } },
+  // The queues: what is due, by server and in the order of its policy.
+  { fields: { status: 1, serverId: 1, turn: 1 } },
   { fields: { status: 1, dueAt: 1 } },
   { fields: { status: 1, leaseUntil: 1 } },
   // What waits for its file, in pages.
   { fields: { serverId: 1, status: 1, _id: 1 } },
   { fields: { 'announcement.status': 1, 'announcement.dueAt': 1 } },
+  // Only records with something to do on the server have this field.
+  { fields: { 'afterUpload.dueAt': 1 }, partial: { 'afterUpload.dueAt': { $exists: true } } },
   // The list, newest first.
   { fields: { createdAt: -1, _id: -1 } },
   { fields: { serverId: 1, createdAt: -1, _id: -1 } }
@@ -180,7 +183,27 @@ export class FileRecords {
     return servers
   }
 
-  /** Candidates by one indexed query, then a compare-and-set for each: nobody sorts the backlog. */
+  /** Later tries that are due, then files that were never tried, in the order of an index: nobody sorts the backlog. */
+  async #candidates(serverId: string, limit: number, now: number): Promise<FileRecord[]> {
+    const { later, first } = turnsAt(now)
+    const found: FileRecord[] = []
+    for (const turn of [later, first]) {
+      if (found.length === limit) break
+      const query: Query = { status: 'pending', serverId, turn }
+      found.push(...(await this.#files.find(query, { sort: { turn: 1 }, limit: limit - found.length })))
+    }
+    return found
+  }
+
+  /** Pending records that were written before there were turns get one; answers how many. */
+  giveTurns(): Promise<number> {
+    return this.#changeAll({ status: 'pending', turn: { $exists: false } }, (file) => ({
+      ...file,
+      turn: laterTurn(file.dueAt)
+    }))
+  }
+
+  /** Candidates by an index, then a compare-and-set for each. */
   async claim(
     serverId: string,
     worker: string,
@@ -188,8 +211,7 @@ export class FileRecords {
     now: number,
     keyTemplate?: string
   ): Promise<FileRecord[]> {
-    const query: Query = { status: 'pending', serverId, dueAt: { $lte: now } }
-    const candidates = await this.#files.find(query, { sort: { dueAt: 1 }, limit })
+    const candidates = await this.#candidates(serverId, limit, now)
     const claimed: FileRecord[] = []
     const pairs = candidates.flatMap((from) => {
       const to = machine.claim(from, worker, this.#keys.keyOf(from, keyTemplate), now)
@@ -269,6 +291,18 @@ export class FileRecords {
     const due = await this.#files.find(query, { sort: { 'announcement.dueAt': 1 }, limit })
     const pairs = due.flatMap((from) => {
       const to = machine.claimAnnouncement(from, now)
+      return to ? [{ from, to }] : []
+    })
+    const written = await this.#files.replaceEach(pairs)
+    return pairs.filter((_, index) => written[index]).map(({ to }) => to)
+  }
+
+  /** Sources to be deleted or moved, each to one caller, by server. */
+  async claimAfterUploads(limit: number, now: number): Promise<FileRecord[]> {
+    const query: Query = { 'afterUpload.dueAt': { $lte: now } }
+    const due = await this.#files.find(query, { sort: { 'afterUpload.dueAt': 1 }, limit })
+    const pairs = due.flatMap((from) => {
+      const to = machine.claimAfterUpload(from, now)
       return to ? [{ from, to }] : []
     })
     const written = await this.#files.replaceEach(pairs)

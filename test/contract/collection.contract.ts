@@ -6,6 +6,7 @@ export interface Thing extends Document {
   size?: number
   key?: string
   readyAt?: number | null
+  turn?: string
   tags?: string[]
   detail?: Record<string, unknown>
   blob?: string
@@ -25,7 +26,9 @@ export interface CollectionDriver {
 /** The index set that every driver's `open` makes. */
 export const thingIndexes: Index[] = [
   { fields: { key: 1 }, unique: true, partial: { key: { $exists: true } } },
-  { fields: { status: 1, readyAt: 1 } }
+  { fields: { status: 1, readyAt: 1 } },
+  { fields: { status: 1, turn: 1 } },
+  { fields: { 'detail.dueAt': 1 }, partial: { 'detail.dueAt': { $exists: true } } }
 ]
 
 function thing(id: number | string, more: Partial<Thing> = {}): Thing {
@@ -279,6 +282,31 @@ export function collectionContract(name: string, start: () => Promise<Collection
         expect(await things.removeByIds(['a'])).toBe(0)
         expect(await things.count({})).toBe(2)
       })
+    })
+
+    test('a range of texts is found in the order of its index, to a limit', async () => {
+      const turns = ['#b', '!0000000000000009', '#\u0000', '!0000000000000010', '#文', '', '#B']
+      await put(
+        ...turns.map((turn) => thing(turn, { turn })),
+        thing('none'),
+        thing('other', { status: 'x', turn: '#a' })
+      )
+      const found = async (turn: object, limit?: number) =>
+        ids(await things.find({ status: 'new', turn }, { sort: { turn: 1 }, ...(limit ? { limit } : {}) }))
+      expect(await found({ $gte: '!', $lte: '!0000000000000009' })).toEqual(['!0000000000000009'])
+      expect(await found({ $gte: '#' })).toEqual(['#\u0000', '#B', '#b', '#文'])
+      expect(await found({ $gte: '#' }, 2)).toEqual(['#\u0000', '#B'])
+    })
+
+    test('a field within another that only some have is found by its index, and no more once it is gone', async () => {
+      const due = (id: string, dueAt: number) => thing(id, { detail: { state: 'due', dueAt } })
+      await put(due('b', 20), due('a', 10), due('c', 30), thing('d', { detail: { state: 'done' } }), thing('e'))
+      const found = async () =>
+        ids(await things.find({ 'detail.dueAt': { $lte: 20 } }, { sort: { 'detail.dueAt': 1 } }))
+      expect(await found()).toEqual(['a', 'b'])
+      const [from] = await things.findByIds(['a'])
+      await things.replaceEach([{ from: from!, to: { ...from!, detail: { state: 'done' } } }])
+      expect(await found()).toEqual(['b'])
     })
 
     test('a thousand ids and more are found and removed', async () => {

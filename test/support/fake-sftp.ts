@@ -1,4 +1,4 @@
-/** The listing half of an SFTP server, from a table of paths. */
+/** An SFTP server's folders, from a table of paths: listed, looked at, renamed and removed, but not read. */
 import { IngestError } from '../../domain/errors.ts'
 import type { Attributes, Entry, Sftp } from '../../drivers/sftp/sftp.ts'
 
@@ -56,13 +56,34 @@ export function fakeSftp(tree: Record<string, Node>): FakeSftp {
     return node
   }
 
+  /** As the plain rename of SFTP has it: nothing is overwritten, and the folder must be there. */
+  function refuseTaken(path: string): void {
+    if (nodes.has(path)) throw new IngestError('SFTP_FAILURE', `${path} is there already`)
+    at(path.slice(0, path.lastIndexOf('/')) || '/')
+  }
+
   const sftp = {
     realpath: async (path: string) => {
       const real = resolve(path)
       at(real)
       return real
     },
+    closed: new AbortController().signal,
     stat: async (path: string) => attributes(at(resolve(path))),
+    rename: async (from: string, to: string) => {
+      const node = at(from)
+      refuseTaken(to)
+      nodes.delete(from)
+      nodes.set(to, node)
+    },
+    unlink: async (path: string) => {
+      at(path)
+      nodes.delete(path)
+    },
+    mkdir: async (path: string) => {
+      refuseTaken(path)
+      nodes.set(path, { kind: 'folder' })
+    },
     lstat: async (path: string) => {
       looked.push(path)
       const slash = path.lastIndexOf('/')

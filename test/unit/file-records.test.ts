@@ -177,6 +177,62 @@ describe('register', () => {
   })
 })
 
+describe('the order of claims', () => {
+  const files = [
+    sighting('/in/b', { size: 30, mtime: 3000 }),
+    sighting('/in/sub/a', { size: 20, mtime: 2000 }),
+    sighting('/in/c', { size: 10, mtime: 1000 })
+  ]
+  const claimed = async (records: FileRecords, limit = 10, now = start) =>
+    (await records.claim('s1', 'w', limit, now)).map(({ filename }) => filename)
+
+  test.each([
+    [undefined, ['c', 'a', 'b']],
+    ['oldest' as const, ['c', 'a', 'b']],
+    ['smallest' as const, ['c', 'a', 'b']],
+    ['name' as const, ['a', 'b', 'c']]
+  ])('is %s first', async (order, expected) => {
+    const { records } = open()
+    await records.register(
+      { ...rules, order },
+      order === 'smallest' ? files.map((one) => ({ ...one, mtime: 1 })) : files,
+      start
+    )
+    expect([...(await claimed(records, 1)), ...(await claimed(records, 2))]).toEqual(expected)
+  })
+
+  test('follows a changed policy at the next sighting', async () => {
+    const { records } = open()
+    await records.register({ ...rules, order: 'name' }, files, start)
+    await records.register({ ...rules, order: 'oldest' }, files, start)
+    expect(await claimed(records)).toEqual(['c', 'a', 'b'])
+  })
+
+  test('takes files that are tried again when their time has come, before those that were never tried', async () => {
+    const { records } = open()
+    await records.register(rules, files, start)
+    const [first] = await records.claim('s1', 'w', 1, start)
+    const error = { type: 'STALLED', message: 'no byte', at: start }
+    const held = [{ id: first!._id }]
+    const deferred = { kind: 'deferred' as const, error, waitMs: 5000 }
+    await records.changeEach(held, (file) => machine.finish(file, file.epoch, deferred, start, 0))
+    expect(await claimed(records, 1, start + 4999)).toEqual(['a'])
+    expect(await claimed(records, 1, start + 5000)).toEqual(['c'])
+    expect(await claimed(records, 1, start + 5000)).toEqual(['b'])
+  })
+
+  test('a record without a turn, of an older version, is given one', async () => {
+    const { records, files: collection } = open()
+    await records.register(rules, files, start)
+    const [old] = await collection.find({ filename: 'b' })
+    const { turn: _, ...without } = old!
+    await collection.replaceEach([{ from: old!, to: without as FileRecord }])
+    expect(await records.giveTurns()).toBe(1)
+    expect(await claimed(records, 1)).toEqual(['b'])
+    expect(await records.giveTurns()).toBe(0)
+  })
+})
+
 describe('claim', () => {
   test('50 workers at once get each file once', async () => {
     const { records } = open()
@@ -433,5 +489,36 @@ describe('stats', () => {
       announcements: { due: 1 }
     })
     expect(await world.records.stats('s2', start)).toMatchObject({ backlog: { count: 0, bytes: 0, oldestSeconds: 0 } })
+  })
+})
+
+describe('steps after the upload', () => {
+  test('are due once announced, each for one worker, and only where the policy asks for them', async () => {
+    const world = open()
+    await world.records.register({ ...rules, clears: true }, [sighting('/a'), sighting('/b')], start)
+    await world.records.register({ ...rules, clears: false }, [sighting('/kept')], start)
+    await storeAll(world)
+    expect(await world.records.claimAfterUploads(10, start)).toEqual([])
+    const due = await world.records.claimAnnouncements(10, start)
+    await world.records.changeEach(
+      due.map(({ _id }) => ({ id: _id })),
+      (file) => machine.announced(file, file.announcement!.epoch, start)
+    )
+    const taken = await Promise.all(Array.from({ length: 5 }, () => world.records.claimAfterUploads(10, start)))
+    expect(
+      taken
+        .flat()
+        .map(({ path }) => path)
+        .sort()
+    ).toEqual(['/a', '/b'])
+    const lost = await world.records.claimAfterUploads(10, start + 35_000)
+    expect(lost.map(({ afterUpload }) => afterUpload!.epoch)).toEqual([2, 2])
+    await world.records.changeEach(
+      lost.map(({ _id, afterUpload }) => ({ id: _id, epoch: afterUpload!.epoch })),
+      (file, { epoch }) => machine.endAfterUpload(file, epoch, { kind: 'deleted' }, start, 0)
+    )
+    expect(await world.records.claimAfterUploads(10, start + 999_999)).toEqual([])
+    const counts = await world.records.register(rules, [sighting('/a'), sighting('/kept')], start)
+    expect(counts.new).toBe(1)
   })
 })

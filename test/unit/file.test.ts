@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
+import type { AfterUploadOutcome } from '../../domain/after-upload.ts'
 import { FILE_BACKOFF } from '../../domain/backoff.ts'
 import type { FileRecord, FileStatus, Outcome, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
@@ -710,5 +711,83 @@ describe('announcements', () => {
     const again = done(machine.announceAgain(held, start))
     expect(machine.announced(again, held.announcement!.epoch, start)).toBeNull()
     expect(machine.claimAnnouncement(again, start)).not.toBeNull()
+  })
+})
+
+describe('after the upload', () => {
+  const clearing = { clears: true } as const
+  const announcedFile = (more: Partial<SightingRules> = clearing) => {
+    const copying = downloading(observed(null, seen, more))
+    const due = done(machine.claimAnnouncement(finished(stored, copying), start))
+    return done(machine.announced(due, due.announcement!.epoch, start))
+  }
+  const ended = (file: FileRecord, outcome: AfterUploadOutcome) => {
+    const taken = done(machine.claimAfterUpload(file, start))
+    return done(machine.endAfterUpload(taken, taken.afterUpload!.epoch, outcome, start, 0))
+  }
+
+  test('nothing is due before the announcement is confirmed', () => {
+    const copying = downloading(observed(null, seen, clearing))
+    for (const file of [copying, finished(stored, copying)]) {
+      expect(file.afterUpload).toMatchObject({ status: 'waiting' })
+      expect(machine.claimAfterUpload(file, start)).toBeNull()
+    }
+    expect(machine.claimAfterUpload(announcedFile(), start)).not.toBeNull()
+    expect(machine.claimAfterUpload(announcedFile({}), start)).toBeNull()
+  })
+
+  test('no end of it changes the state of the file, and an old epoch says nothing', () => {
+    const taken = done(machine.claimAfterUpload(announcedFile(), start))
+    for (const kind of ['deleted', 'gone', 'left', 'kept', 'retry', 'deferred'] as const) {
+      const outcome = { kind, error, waitMs: 5 } as AfterUploadOutcome
+      expect(machine.endAfterUpload(taken, 1, outcome, start, 0)!.status).toBe('notified')
+      expect(machine.endAfterUpload(taken, 0, outcome, start, 0)).toBeNull()
+    }
+  })
+
+  test('the next file of a deleted, moved or replaced one is a new version under either policy, even if it looks the same', () => {
+    for (const outcome of [{ kind: 'deleted' }, { kind: 'moved', to: '/done/a' }, { kind: 'left' }] as const) {
+      for (const onChange of ['ignore', 'version'] as const) {
+        const file = ended(announcedFile(), outcome)
+        expect(file.released).toBe(true)
+        const next = machine.observe(file, seen, { ...rules, onChange }, start)
+        expect(next).toMatchObject({ kind: 'insert', record: { version: 2, status: 'pending' } })
+      }
+    }
+  })
+
+  test('what is tried again or has failed is not a new version, and an operator tries it again', () => {
+    let file = announcedFile()
+    expect(machine.observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
+    for (let now = start; file.afterUpload!.status === 'due'; now += 86_400_000) {
+      const taken = done(machine.claimAfterUpload(file, now))
+      file = done(machine.endAfterUpload(taken, taken.afterUpload!.epoch, { kind: 'retry', error }, now, 0))
+    }
+    expect(file).toMatchObject({ status: 'notified', released: false, afterUpload: { status: 'failed', error } })
+    expect(machine.observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
+    expect(machine.isAtRest(file)).toBe(false)
+    expect(machine.retry(file, start)).toMatchObject({
+      status: 'notified',
+      afterUpload: { status: 'due', dueAt: start }
+    })
+    expect(machine.retry(notified(), start)).toBeNull()
+  })
+
+  test('a scanner may remember only what nothing more can become of', () => {
+    expect(machine.isAtRest(notified())).toBe(true)
+    expect(machine.isAtRest(uploaded())).toBe(true)
+    expect(machine.isAtRest(pending())).toBe(false)
+    expect(machine.isAtRest(announcedFile())).toBe(false)
+    expect(machine.isAtRest(ended(announcedFile(), { kind: 'deleted' }))).toBe(false)
+    expect(machine.isAtRest(ended(announcedFile(), { kind: 'kept' }))).toBe(true)
+  })
+
+  test('a waiting file takes up a changed policy', () => {
+    const file = observed(null)
+    expect(observed(file, seen, clearing).afterUpload).toMatchObject({ status: 'waiting' })
+    expect(observed(observed(file, seen, clearing), seen, { order: 'name' })).toMatchObject({
+      afterUpload: null,
+      turn: expect.stringContaining('a.csv')
+    })
   })
 })

@@ -75,7 +75,7 @@ describe('connection slots', () => {
   })
 
   test('where there is one connection, a waiting scan goes before copies', () => {
-    const wanted = registry.wantSlot(fresh({ maxConnections: 1 }), now)
+    const wanted = registry.wantSlot(fresh({ maxConnections: 1 }), 'scan', now)!
     expect(registry.refusalOf(wanted, 'transfer', now)).toBe('a scan waits')
     expect(registry.refusalOf(wanted, 'scan', now)).toBe('')
   })

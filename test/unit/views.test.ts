@@ -79,6 +79,7 @@ describe('fileView', () => {
   test('has what the contract names, and nothing of leases, epochs and uploads', () => {
     const { history: _, ...listed } = file
     expect(fileView(listed)).toEqual({
+      afterUpload: null,
       id: file._id,
       serverId: 's1',
       serverName: 'acme',
