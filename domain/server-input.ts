@@ -224,7 +224,8 @@ export function parseServerUpdate(body: unknown): { input: Partial<ServerInput>;
   }
   checkPatterns(parsed)
   checkExclusive(parsed)
-  if (parsed.cron) checkSchedule(parsed.cron, parsed.timezone ?? DEFAULT_TIMEZONE)
+  const { cron, timezone } = parsed
+  if (cron || timezone) checkSchedule(cron ?? '* * * * *', timezone ?? DEFAULT_TIMEZONE)
   return split(parsed)
 }
 

@@ -231,6 +231,12 @@ describe('parseServerUpdate', () => {
     expect(parseServerUpdate({ password: 'canary' })).toEqual({ input: {}, secrets: { password: 'canary' } })
   })
 
+  test('a time zone is known by itself, since its expression is that of the server', () => {
+    expect(parseServerUpdate({ timezone: 'Europe/Berlin' }).input).toEqual({ timezone: 'Europe/Berlin' })
+    expect(errorsOf(() => parseServerUpdate({ timezone: 'Mars/Base' }))).toMatchObject([{ field: 'timezone' }])
+    expect(errorsOf(() => parseServerUpdate({ cron: '* * * * *', interval: 5 }))).toMatchObject([{ field: 'cron' }])
+  })
+
   test('two ways to log in are refused', () => {
     expect(errorsOf(() => parseServerUpdate({ password: 'a', privateKey: 'b' }))).toMatchObject([{ field: 'password' }])
   })
