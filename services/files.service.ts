@@ -20,7 +20,7 @@ import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { timelineMixin } from '../mixins/timeline.mixin.ts'
 
 const MANY_EMBEDDED_RECORDS = 50_000
-const EMBEDDED_RECORD_BYTES = 4_400
+const EMBEDDED_RECORD_BYTES = 3_500
 
 /** A worker's hold on a file. */
 interface Hold {

@@ -26,7 +26,8 @@ export interface Collection<T extends Document> {
   /**
    * Writes `to` where the stored document still has `from.revision`; `to` is stored with `from.revision + 1`.
    * Each pair stands alone; answers for each whether it was written. Only top-level fields that differ are sent.
-   * Throws CONFLICT when another unique key is taken.
+   * Throws CONFLICT when another unique key is taken, after all other pairs were tried; its `data.written` is the
+   * answer for them.
    */
   replaceEach(pairs: { from: T; to: T }[]): Promise<boolean[]>
   find(query: Query, options?: FindOptions): Promise<T[]>
@@ -45,4 +46,6 @@ export interface Index {
   fields: Record<string, 1 | -1>
   unique?: boolean
   partial?: Query
+  /** NeDB's index of hashes does without it: its first field is only compared by order, or `_id` is made of its fields. */
+  notInNedb?: boolean
 }

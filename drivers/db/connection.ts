@@ -18,7 +18,8 @@ import lockfile from 'proper-lockfile'
 import { IngestError } from '../../domain/errors.ts'
 import type { Collection, Document, Index } from './collection.ts'
 import { databaseError, mongoCollection, pingMongo } from './mongo.ts'
-import { type Datastore, nedbCollection } from './nedb.ts'
+import { nedbCollection } from './nedb.ts'
+import type { Datastore } from './nedb-store.ts'
 
 export interface DatabaseOptions {
   /** `mongodb://…`; null for the embedded database. A URL without a database name means `longshore`. */

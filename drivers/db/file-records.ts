@@ -6,7 +6,7 @@ import { laterTurn, turnsAt } from '../../domain/order.ts'
 import type { Collection, Index, Query } from './collection.ts'
 
 export const fileIndexes: Index[] = [
-  { fields: { serverId: 1, path: 1, version: 1 }, unique: true },
+  { fields: { serverId: 1, path: 1, version: 1 }, unique: true, notInNedb: true },
   { fields: { reservedKey: 1 }, unique: true, partial: { reservedKey: { $exists: true } } },
   // The queues: what is due, by server and in the order of its policy.
   { fields: { status: 1, serverId: 1, turn: 1 } },
@@ -18,7 +18,7 @@ export const fileIndexes: Index[] = [
   // Only records with something to do on the server have this field.
   { fields: { 'afterUpload.dueAt': 1 }, partial: { 'afterUpload.dueAt': { $exists: true } } },
   // The list, newest first.
-  { fields: { createdAt: -1, _id: -1 } },
+  { fields: { createdAt: -1, _id: -1 }, notInNedb: true },
   { fields: { serverId: 1, createdAt: -1, _id: -1 } }
 ]
 

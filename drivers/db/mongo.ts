@@ -9,8 +9,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import mongoose from 'mongoose'
 import { errorType, IngestError } from '../../domain/errors.ts'
+import { changedFields } from './changes.ts'
 import type { Collection, Document, Index } from './collection.ts'
-import { allDone, changedFields } from './nedb.ts'
 
 const updatesInFlight = 16
 const indexRetryMs = 500
@@ -113,13 +113,22 @@ export async function mongoCollection<T extends Document>(
     replaceEach: (pairs) =>
       guarded(async () => {
         await indexesThere()
-        const written: boolean[] = new Array(pairs.length)
+        const written: boolean[] = pairs.map(() => false)
         let next = 0
+        let isTaken = false
         // A bulkWrite would say how many were matched, not which: one statement a pair does.
         async function work(): Promise<void> {
-          for (let i = next++; i < pairs.length; i = next++) written[i] = await replaceOne(pairs[i]!.from, pairs[i]!.to)
+          for (let i = next++; i < pairs.length; i = next++) {
+            try {
+              written[i] = await replaceOne(pairs[i]!.from, pairs[i]!.to)
+            } catch (error) {
+              if (errorType(databaseError(error)) !== 'CONFLICT') throw error
+              isTaken = true
+            }
+          }
         }
         await allDone(Array.from({ length: Math.min(updatesInFlight, pairs.length) }, work))
+        if (isTaken) throw new IngestError('CONFLICT', 'a unique key is taken', { data: { written } })
         return written
       }),
     find: (query, options = {}) =>
@@ -210,4 +219,13 @@ export function databaseError(error: unknown): Error {
 
 function messageOf(error: unknown): string {
   return (error as { errmsg?: string; message?: string } | undefined)?.errmsg ?? (error as Error)?.message ?? 'waiting'
+}
+
+/** The results in order; rejects with the first error, but only once nothing is in flight any more. */
+async function allDone<R>(promises: Promise<R>[]): Promise<R[]> {
+  const settled = await Promise.allSettled(promises)
+  return settled.map((result) => {
+    if (result.status === 'rejected') throw result.reason
+    return result.value
+  })
 }

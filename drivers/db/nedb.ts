@@ -1,38 +1,31 @@
 /**
  * `Collection` on NeDB: the embedded database, for development and demos, one process.
  *
- * NeDB works in memory, one operation after the other, and appends every change to a file. So one `update` on
- * `_id` and `revision` is a compare-and-set. Appends are not fsynced: a power cut can lose the last seconds, a
- * killed process loses nothing.
+ * NeDB keeps its documents in memory and appends every change to a file. A change of a document is looked at and made
+ * in one step, so it is a compare-and-set; how changes come into the file is told in nedb-store.ts. Appends are not
+ * fsynced: a power cut can lose the last seconds, a killed process loses nothing.
  *
  * What it cannot hold: keys of nested objects that contain a `.` or start with `$` (refused with INVALID). Values
  * may hold anything. Unlike in MongoDB, `{ field: null }` does not match a document without the field: use `$exists`.
  */
-import { access, constants } from 'node:fs/promises'
-import { isDeepStrictEqual } from 'node:util'
-import type Nedb from '@seald-io/nedb'
 import { errorType, IngestError } from '../../domain/errors.ts'
+import { changedFields, copyOf, refuseKeys } from './changes.ts'
 import type { Collection, Document, FindOptions, Index, Query } from './collection.ts'
-
-/** NeDB's types describe an ES module; the package is the class itself. */
-export type Datastore = Nedb.default
-
-/** NeDB checks `$in` by a linear scan per candidate; small portions keep 10,000 ids from taking 10^8 steps. */
-const idsAtOnce = 200
-const insertsAtOnce = 500
+import { type Datastore, storeOf } from './nedb-store.ts'
 
 /**
  * The collection of a loaded store, with its indexes. `check` throws while the store must not be touched (its
  * folder belongs to another process); it is asked before every operation.
  */
 export async function nedbCollection<T extends Document>(
-  store: Datastore,
+  datastore: Datastore,
   indexes: Index[],
   check: () => void = () => {}
 ): Promise<Collection<T>> {
-  for (const index of indexes) await ensureIndex(store, index)
+  const store = storeOf<T>(datastore)
+  for (const index of indexes) store.ensureIndex(index)
 
-  async function guarded<R>(operation: () => PromiseLike<R>): Promise<R> {
+  async function guarded<R>(operation: () => Promise<R>): Promise<R> {
     try {
       check()
       return await operation()
@@ -41,113 +34,81 @@ export async function nedbCollection<T extends Document>(
     }
   }
 
-  let isTorn = false
-  /** Rewrites the file from memory, after an append that failed. */
-  async function mend(): Promise<void> {
-    if (!isTorn) return
-    await store.compactDatafileAsync()
-    isTorn = false
-  }
-
-  /**
-   * NeDB changes its memory first and the file after. An append that failed (disk full) may have left half a line, to
-   * which the next one would be glued, and memory is ahead of the file: both are mended before the next write.
-   */
-  async function write<R>(operation: () => Promise<R>): Promise<R> {
-    await mend()
-    try {
-      return await operation()
-    } catch (error) {
-      isTorn ||= !isUniqueViolation(error) && !isBadKey(error)
-      throw error
-    }
-  }
-
-  async function insertOne(document: T): Promise<boolean> {
-    try {
-      await write(() => store.insertAsync(document))
-      return true
-    } catch (error) {
-      if (isUniqueViolation(error)) return false
-      throw error
-    }
-  }
-
-  async function replaceOne(from: T, to: T): Promise<boolean> {
-    const changes = changedFields(from, to)
-    // NeDB takes the values of $set over by reference: a caller that changed `to` later would change the database.
-    const set = structuredClone(changes.set)
-    const update = {
-      $set: { ...set, revision: from.revision + 1 },
-      ...(changes.unset.length > 0 ? { $unset: Object.fromEntries(changes.unset.map((key) => [key, true])) } : {})
-    }
-    const result = await write(() => store.updateAsync({ _id: from._id, revision: from.revision }, update))
-    return result.numAffected === 1
+  /** The line that puts the pair into the file; null where somebody was faster. Throws CONFLICT. */
+  function replaceOne(from: T, to: T): string | null {
+    const stored = store.get(from._id)
+    if (!stored || stored.revision !== from.revision) return null
+    const { set, unset } = changedFields(from, to)
+    refuseKeys(set)
+    const next: T = { ...stored, ...copyOf(set), revision: from.revision + 1 }
+    for (const key of unset) delete (next as Record<string, unknown>)[key]
+    if (store.isTaken(next)) throw new IngestError('CONFLICT', 'a unique key is taken')
+    return store.replace(stored, next)
   }
 
   return {
     insertNew: (documents) =>
-      guarded(async () => {
-        const inserted = new Set<string>()
-        for (const portion of portions(documents.map(withoutUndefined), insertsAtOnce)) {
-          try {
-            // All or nothing, and one append instead of hundreds: a first listing is mostly new.
-            await write(() => store.insertAsync(portion))
-            for (const document of portion) inserted.add(document._id)
-          } catch (error) {
-            if (!isUniqueViolation(error)) throw error
-            const results = await allDone(portion.map(insertOne))
-            portion.forEach((document, i) => {
-              if (results[i]) inserted.add(document._id)
-            })
+      guarded(() => {
+        refuseKeys(documents)
+        return store.write(() => {
+          const inserted = new Set<string>()
+          const lines: string[] = []
+          for (const document of documents.map(copyOf)) {
+            if (store.isTaken(document) || store.get(document._id)) continue
+            lines.push(store.insert(document))
+            inserted.add(document._id)
           }
-        }
-        return inserted
+          return { lines, answer: inserted }
+        })
       }),
-    replaceEach: (pairs) => guarded(() => allDone(pairs.map(({ from, to }) => replaceOne(from, to)))),
+    replaceEach: (pairs) =>
+      guarded(async () => {
+        const { written, failure } = await store.write(() => {
+          let failed: unknown = null
+          const lines = pairs.map(({ from, to }) => {
+            try {
+              return replaceOne(from, to)
+            } catch (error) {
+              failed ??= error
+              return null
+            }
+          })
+          const answer = { written: lines.map((line) => line !== null), failure: failed }
+          return { lines: lines.filter((line) => line !== null), answer }
+        })
+        if (failure === null) return written
+        if (errorType(failure) !== 'CONFLICT') throw failure
+        throw new IngestError('CONFLICT', 'a unique key is taken', { data: { written } })
+      }),
     find: (query: Query, options: FindOptions = {}) =>
       guarded(() => {
-        const projection = Object.fromEntries((options.omit ?? []).map((field) => [field, 0]))
-        const cursor = store.findAsync<T>(query, projection)
-        if (options.sort) cursor.sort(options.sort)
-        if (options.limit) cursor.limit(options.limit)
-        return cursor as unknown as Promise<T[]>
+        const omitted = new Set(options.omit)
+        return store.read(() => store.find(query, options).map((document) => copyWithout(document, omitted)))
       }),
     findByIds: (ids) =>
-      guarded(async () => {
-        const found: T[] = []
-        for (const portion of portions([...new Set(ids)], idsAtOnce)) {
-          found.push(...(await (store.findAsync<T>({ _id: { $in: portion } }) as unknown as Promise<T[]>)))
-        }
-        return found
-      }),
-    count: (query) => guarded(() => store.countAsync(query) as unknown as Promise<number>),
+      guarded(() => store.read(() => [...new Set(ids)].flatMap((id) => store.get(id) ?? []).map(copyOf))),
+    count: (query) => guarded(() => store.read(() => store.find(query).length)),
     totals: (query) =>
-      guarded(async () => {
-        const totals: Record<string, { count: number; bytes: number }> = {}
-        const rows = await (store.findAsync(query, { status: 1, size: 1 }) as unknown as Promise<Summed[]>)
-        for (const { status, size } of rows) {
-          if (typeof status !== 'string') continue
-          totals[status] ??= { count: 0, bytes: 0 }
-          totals[status].count++
-          if (typeof size === 'number') totals[status].bytes += size
-        }
-        return totals
-      }),
+      guarded(() =>
+        store.read(() => {
+          const totals: Record<string, { count: number; bytes: number }> = {}
+          for (const { status, size } of store.find(query) as Summed[]) {
+            if (typeof status !== 'string') continue
+            totals[status] ??= { count: 0, bytes: 0 }
+            totals[status].count++
+            if (typeof size === 'number') totals[status].bytes += size
+          }
+          return totals
+        })
+      ),
     removeByIds: (ids) =>
-      guarded(async () => {
-        let removed = 0
-        for (const portion of portions(ids, idsAtOnce)) {
-          removed += await write(() => store.removeAsync({ _id: { $in: portion } }, { multi: true }))
-        }
-        return removed
-      }),
-    ping: () =>
-      guarded(async () => {
-        await mend()
-        const { filename } = store as unknown as { filename: string | null }
-        if (filename) await access(filename, constants.R_OK | constants.W_OK)
-      })
+      guarded(() =>
+        store.write(() => {
+          const there = [...new Set(ids)].flatMap((id) => store.get(id) ?? [])
+          return { lines: there.map((document) => store.remove(document)), answer: there.length }
+        })
+      ),
+    ping: () => guarded(() => store.checkFile())
   }
 }
 
@@ -156,57 +117,14 @@ interface Summed {
   size?: unknown
 }
 
-/** The top-level fields in which `to` differs from `from`, beside `_id` and `revision`; `unset` are those that `to` lacks. */
-export function changedFields<T extends Document>(from: T, to: T): { set: Record<string, unknown>; unset: string[] } {
-  const set: Record<string, unknown> = {}
-  const unset: string[] = []
-  const [before, after] = [from as unknown as Record<string, unknown>, to as unknown as Record<string, unknown>]
-  for (const key of new Set([...Object.keys(before), ...Object.keys(after)])) {
-    if (key === '_id' || key === 'revision' || isDeepStrictEqual(before[key], after[key])) continue
-    if (after[key] === undefined) unset.push(key)
-    else set[key] = after[key]
-  }
-  return { set, unset }
-}
-
-/** The results in order; rejects with the first error, but only once nothing is in flight any more. */
-export async function allDone<R>(promises: Promise<R>[]): Promise<R[]> {
-  const settled = await Promise.allSettled(promises)
-  return settled.map((result) => {
-    if (result.status === 'rejected') throw result.reason
-    return result.value
-  })
-}
-
-async function ensureIndex(store: Datastore, index: Index): Promise<void> {
-  const fields = Object.keys(index.fields)
-  // A compound index of NeDB serves equality on all its fields only; one on the first field narrows ranges too.
-  const fieldName = index.unique ? fields : fields[0]!
-  if (fieldName === '_id') return
-  await store.ensureIndexAsync({ fieldName, unique: index.unique ?? false, sparse: index.partial !== undefined })
-}
-
-function* portions<R>(items: R[], size: number): Generator<R[]> {
-  for (let i = 0; i < items.length; i += size) yield items.slice(i, i + size)
-}
-
-function withoutUndefined<T extends object>(document: T): T {
-  return Object.fromEntries(Object.entries(document).filter(([, value]) => value !== undefined)) as T
-}
-
-function isUniqueViolation(error: unknown): boolean {
-  return (error as { errorType?: unknown }).errorType === 'uniqueViolated'
-}
-
-function isBadKey(error: unknown): boolean {
-  return error instanceof Error && error.message.startsWith('Field names cannot')
+function copyWithout<T extends object>(document: T, omitted: Set<string>): T {
+  if (omitted.size === 0) return copyOf(document)
+  return copyOf(Object.fromEntries(Object.entries(document).filter(([field]) => !omitted.has(field)))) as T
 }
 
 function storeError(error: unknown): Error {
   if (errorType(error) !== 'INTERNAL') return error as Error
   const message = error instanceof Error ? error.message : String(error)
-  if (isUniqueViolation(error)) return new IngestError('CONFLICT', 'a unique key is taken', { cause: error })
-  if (isBadKey(error)) return new IngestError('INVALID', message, { cause: error })
   const isOfFile = typeof (error as NodeJS.ErrnoException).code === 'string' || message.startsWith('Failed to flush')
   if (!isOfFile) return error as Error
   return new IngestError('DATABASE_UNAVAILABLE', `the database file cannot be used: ${message}`, { cause: error })

@@ -160,6 +160,34 @@ export function collectionContract(name: string, start: () => Promise<Collection
         expect(await things.replaceEach([{ from: second, to: { ...second, key: 'c' } }])).toEqual([true])
       })
 
+      test('writes all other pairs of a call in which one key is taken, and says which', async () => {
+        const [first, second, third] = [thing(1, { key: 'a' }), thing(2, { key: 'b' }), thing(3, { key: 'c' })]
+        await put(first, second, third)
+        const pairs = [
+          { from: first, to: { ...first, status: 'claimed' } },
+          { from: second, to: { ...second, key: 'a' } },
+          { from: { ...third, revision: 7 }, to: { ...third, status: 'claimed' } },
+          { from: third, to: { ...third, status: 'stored' } }
+        ]
+        await expect(things.replaceEach(pairs)).rejects.toMatchObject({
+          type: 'CONFLICT',
+          data: { written: [true, false, false, true] }
+        })
+        const stored = (await things.find({}, { sort: { _id: 1 } })).map(({ status, key }) => `${status} ${key}`)
+        expect(stored).toEqual(['claimed a', 'new b', 'stored c'])
+      })
+
+      test('changes 500 documents in one call, and one of them again in the next', async () => {
+        const many = Array.from({ length: 500 }, (_, i) => thing(i, { key: `key ${i}` }))
+        await put(...many)
+        const pairs = many.map((from) => ({ from, to: { ...from, status: 'claimed', key: `${from.key} again` } }))
+        expect(await things.replaceEach(pairs)).toEqual(many.map(() => true))
+        expect(await things.count({ status: 'claimed' })).toBe(500)
+        expect(await things.count({ key: { $in: ['key 7', 'key 7 again'] } })).toBe(1)
+        const [seven] = await things.findByIds(['7'])
+        expect(await things.replaceEach([{ from: seven!, to: { ...seven!, key: 'key 7' } }])).toEqual([true])
+      })
+
       test('is not changed by what the caller does to its objects afterwards', async () => {
         const before = thing(1)
         await put(before)

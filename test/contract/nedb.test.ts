@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, rmdir, stat, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, rmdir, stat, watch, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -110,6 +110,36 @@ describe('the embedded database', () => {
     await database.close()
     const lines = (await readFile(join(dataDir, 'things.db'), 'utf8')).split('\n')
     expect(lines.filter((line) => line.includes('"_id"')).length).toBe(1)
+  })
+
+  test('confirms a change only when its line is in the file, however many wait together', async () => {
+    const things = await openThings(await open())
+    const documents = Array.from({ length: 300 }, (_, i): Thing => ({ _id: `id-${i}`, revision: 0, status: 'new' }))
+    await Promise.all(
+      documents.map(async (document) => {
+        await things.insertNew([document])
+        expect(await readFile(join(dataDir, 'things.db'), 'utf8')).toContain(`{"_id":"${document._id}","revision":0`)
+        await things.replaceEach([{ from: document, to: { ...document, status: 'stored' } }])
+        expect(await readFile(join(dataDir, 'things.db'), 'utf8')).toContain(`{"_id":"${document._id}","revision":1`)
+      })
+    )
+  })
+
+  test('writes what is asked for together at once', async () => {
+    const things = await openThings(await open())
+    await things.insertNew([{ _id: 'first', revision: 0, status: 'new' }])
+    const lengths = new Set<number>()
+    const file = join(dataDir, 'things.db')
+    const watching = (async () => {
+      for await (const _ of watch(file, { signal: AbortSignal.timeout(500) })) lengths.add((await stat(file)).size)
+    })().catch(() => undefined)
+    await Promise.all(
+      Array.from({ length: 400 }, (_, i) => things.insertNew([{ _id: `id-${i}`, revision: 0, status: 'new' }]))
+    )
+    await watching
+    expect(await things.count({})).toBe(401)
+    // The first one finds nobody under way and goes alone; the others go together.
+    expect(lengths.size).toBeLessThan(10)
   })
 
   test('keeps its folder and files from other users', async () => {

@@ -1,9 +1,9 @@
 /** A collection in memory. Every operation yields first, so that concurrent callers meet in between. */
 import { setImmediate as yielded } from 'node:timers/promises'
-import { isDeepStrictEqual } from 'node:util'
 import { IngestError } from '../../domain/errors.ts'
-import type { Collection, Document, Index, Query } from '../../drivers/db/collection.ts'
-import { changedFields } from '../../drivers/db/nedb.ts'
+import { changedFields, copyOf } from '../../drivers/db/changes.ts'
+import type { Collection, Document, FindOptions, Index, Query } from '../../drivers/db/collection.ts'
+import { reader, select } from '../../drivers/db/query.ts'
 
 export function memoryCollection<T extends Document>(indexes: Index[] = []): Collection<T> {
   const documents = new Map<string, T>()
@@ -36,8 +36,8 @@ export function memoryCollection<T extends Document>(indexes: Index[] = []): Col
     }
   }
 
-  function matching(query: Query): T[] {
-    return [...documents.values()].filter((document) => matches(document, query))
+  function matching(query: Query, options?: FindOptions): T[] {
+    return select(documents.values(), query, options)
   }
 
   return {
@@ -64,20 +64,13 @@ export function memoryCollection<T extends Document>(indexes: Index[] = []): Col
         put(next)
         return true
       })
-      if (conflict) throw new IngestError('CONFLICT', 'a unique key is taken')
+      if (conflict) throw new IngestError('CONFLICT', 'a unique key is taken', { data: { written } })
       return written
     },
-    async find(query, { sort = {}, limit, omit = [] } = {}) {
+    async find(query, options = {}) {
       await yielded()
-      const found = matching(query).sort((a, b) => {
-        for (const [field, direction] of Object.entries(sort)) {
-          const order = compare(valuesAt(a, field)[0], valuesAt(b, field)[0])
-          if (order !== 0) return order * direction
-        }
-        return 0
-      })
-      return found.slice(0, limit || undefined).map((document) => {
-        const entries = Object.entries(copyOf(document)).filter(([field]) => !omit.includes(field))
+      return matching(query, options).map((document) => {
+        const entries = Object.entries(copyOf(document)).filter(([field]) => !options.omit?.includes(field))
         return Object.fromEntries(entries) as unknown as T
       })
     },
@@ -109,57 +102,6 @@ export function memoryCollection<T extends Document>(indexes: Index[] = []): Col
 
 /** null where a field is missing: such a document is in no unique index. */
 function keyOf(document: object, fields: string[]): string | null {
-  const values = fields.map((field) => valuesAt(document, field)[0])
+  const values = fields.map((field) => reader(field)(document))
   return values.includes(undefined) ? null : JSON.stringify(values)
-}
-
-function copyOf<T extends object>(document: T): T {
-  return structuredClone(Object.fromEntries(Object.entries(document).filter(([, value]) => value !== undefined))) as T
-}
-
-/** The value of a path such as `announcement.status`; of an array its items too. */
-function valuesAt(document: object, path: string): unknown[] {
-  const value = path
-    .split('.')
-    .reduce<unknown>((at, field) => (at as Record<string, unknown> | null)?.[field], document)
-  return Array.isArray(value) ? [value, ...value] : [value]
-}
-
-function matches(document: object, query: Query): boolean {
-  return Object.entries(query).every(([field, wanted]) => {
-    if (field === '$and') return (wanted as Query[]).every((one) => matches(document, one))
-    if (field === '$or') return (wanted as Query[]).some((one) => matches(document, one))
-    const values = valuesAt(document, field)
-    if (wanted instanceof RegExp) return values.some((value) => typeof value === 'string' && wanted.test(value))
-    const isOperators = typeof wanted === 'object' && wanted !== null && Object.keys(wanted)[0]?.startsWith('$')
-    if (!isOperators) return values.some((value) => isDeepStrictEqual(value, wanted))
-    return Object.entries(wanted).every(([operator, operand]) => holds(operator, values, operand))
-  })
-}
-
-function holds(operator: string, values: unknown[], operand: unknown): boolean {
-  const some = (check: (value: unknown) => boolean) => values.some(check)
-  const ordered = (check: (order: number) => boolean) =>
-    some((value) => value !== null && typeof value === typeof operand && check(compare(value, operand)))
-  switch (operator) {
-    case '$in':
-      return some((value) => (operand as unknown[]).includes(value))
-    case '$ne':
-      return !some((value) => isDeepStrictEqual(value, operand))
-    case '$exists':
-      return (values[0] !== undefined) === operand
-    case '$lt':
-      return ordered((order) => order < 0)
-    case '$lte':
-      return ordered((order) => order <= 0)
-    case '$gt':
-      return ordered((order) => order > 0)
-    case '$gte':
-      return ordered((order) => order >= 0)
-  }
-  throw new Error(`the memory collection does not know ${operator}`)
-}
-
-function compare(a: unknown, b: unknown): number {
-  return (a as number) < (b as number) ? -1 : (a as number) > (b as number) ? 1 : 0
 }
