@@ -135,9 +135,15 @@ async function runJest(args: string[]): Promise<{ result: JestResult | null; cod
   const folder = await temporaryFolder('jest')
   const outputFile = join(folder.path, 'result.json')
   const jest = [join(root, 'node_modules/jest/bin/jest.js'), '--json', `--outputFile=${outputFile}`, ...args]
+  // All of them take minutes: only a whole run does that.
+  const env = { SIMULATION_SEEDS: args.length === 0 ? '10000' : '300', ...process.env }
   const flags = ['--experimental-vm-modules', '--disable-warning=ExperimentalWarning']
   try {
-    const child = spawn(process.execPath, [...flags, ...jest], { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] })
+    const child = spawn(process.execPath, [...flags, ...jest], {
+      cwd: root,
+      env,
+      stdio: ['ignore', 'ignore', 'inherit']
+    })
     // Jest waits for ever for a handle that a test left open; once it has reported, that is a failure like another.
     let givingUp: NodeJS.Timeout | undefined
     const watch = setInterval(() => {

@@ -1,0 +1,122 @@
+/**
+ * Mutations: one defence of the code is taken away, as it is loaded, and never in the code itself. Each must be found by
+ * the simulation, or the simulation could not be believed about the rest.
+ */
+import { readFileSync } from 'node:fs'
+import { registerHooks } from 'node:module'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+
+interface Mutation {
+  /** What is no longer there. */
+  what: string
+  file: string
+  from: string
+  to: string
+}
+
+export const mutations: Record<string, Mutation> = {
+  fence: {
+    what: 'a worker of an older epoch may still write',
+    file: 'domain/file.ts',
+    from: "return file.status === 'downloading' && file.epoch === epoch",
+    to: "return file.status === 'downloading'"
+  },
+  settle: {
+    what: 'a file is taken at the first look',
+    file: 'domain/settle.ts',
+    from: 'return state.looks >= policy.checks && now - state.since >= policy.seconds * 1000',
+    to: 'return true'
+  },
+  'look-again': {
+    what: 'the source is not looked at again around the read',
+    file: 'drivers/copy.ts',
+    from: 'if (seen.sizeBytes !== this.#file.size || seen.mtimeSeconds * 1000 !== this.#file.mtime)',
+    to: 'if (seen.sizeBytes < 0)'
+  },
+  confirm: {
+    what: 'a message counts as sent without its confirm',
+    file: 'test/simulation/queue.ts',
+    from: 'publish: (message) => confirmed(',
+    to: 'publish: async (message) => void confirmed(message).catch(() => undefined) ?? ('
+  },
+  'unique-key': {
+    what: 'two files may reserve one key',
+    file: 'drivers/db/file-records.ts',
+    from: '{ fields: { reservedKey: 1 }, unique: true,',
+    to: '{ fields: { reservedKey: 1 }, unique: false,'
+  },
+  'compare-and-set': {
+    what: 'a write does not ask whether somebody was faster',
+    file: 'test/simulation/database.ts',
+    from: 'if (stored?.revision !== from.revision) return false',
+    to: 'if (!stored) return false'
+  },
+  'conditional-write': {
+    what: 'the store does not hold a condition against what is there',
+    file: 'test/simulation/store.ts',
+    from: 'if (isRefused) throw',
+    to: 'if (false) throw'
+  },
+  rescue: {
+    what: 'nobody takes over from a lost worker',
+    file: 'domain/file.ts',
+    from: "if (file.status !== 'downloading' || file.leaseUntil + SKEW_MS > now) return null",
+    to: "if (file.status === 'downloading' || file.leaseUntil + SKEW_MS > now) return null"
+  },
+  'message-id': {
+    what: 'each message has an id of its own',
+    file: 'domain/announcement.ts',
+    from: 'const messageId = messageIdOf(file._id)',
+    to: "const messageId = messageIdOf(file._id + '/' + file.announcement!.epoch)"
+  },
+  outbox: {
+    what: 'a stored file is announced only by the bell',
+    file: 'domain/file.ts',
+    from: 'announcement: { ...due, epoch: due.epoch + 1, dueAt: until + SKEW_MS, leaseUntil: until }',
+    to: 'announcement: { ...due, epoch: due.epoch + 1, dueAt: Number.MAX_SAFE_INTEGER, leaseUntil: until }'
+  },
+  bells: {
+    what: 'workers wait for events and do not look by themselves',
+    file: 'services/transfer.service.ts',
+    from: "tickerMixin({ name: 'work', everyMs: 2_000,",
+    to: "tickerMixin({ name: 'work', everyMs: 2_000_000,"
+  },
+  'scan-lease': {
+    what: 'the scan of a dead scanner is never taken over',
+    file: 'domain/server.ts',
+    from: 'export const SCAN_LEASE_MS = 30_000',
+    to: 'export const SCAN_LEASE_MS = 300_000_000'
+  },
+  slots: {
+    what: 'connections are not counted',
+    file: 'domain/server.ts',
+    from: 'if (held.length >= maxConnections) return false',
+    to: 'if (held.length < 0) return false'
+  },
+  strays: {
+    what: 'what is left of an upload is not aborted',
+    file: 'drivers/copy.ts',
+    from: '    if (!this.#hasUpload) return\n',
+    to: '    if (Date.now() > 0) return\n'
+  }
+}
+
+const root = join(import.meta.dirname, '../..')
+
+/** Before the code is loaded. Throws when the code no longer has the place. */
+export function apply(name: string): void {
+  const mutation = mutations[name]
+  if (!mutation) throw new Error(`there is no mutation ${name}, but ${Object.keys(mutations).join(', ')}`)
+  const { file, from, to } = mutation
+  const path = join(root, file)
+  const source = readFileSync(path, 'utf8')
+  if (source.split(from).length !== 2) throw new Error(`${file} does not have once: ${from}`)
+  const url = pathToFileURL(path).href
+  registerHooks({
+    load(given, context, next) {
+      const loaded = next(given, context)
+      return given === url ? { ...loaded, source: source.replace(from, () => to) } : loaded
+    }
+  })
+}

@@ -1,0 +1,128 @@
+/** One simulated process: the real services on a real Moleculer broker, with the drivers of the simulation. */
+import { Loggers, ServiceBroker, type ServiceSchema, Validators } from 'moleculer'
+import type { Config, ServiceName } from '../../config.ts'
+import { stopNode } from '../../node.ts'
+import { filesService } from '../../services/files.service.ts'
+import { notifierService } from '../../services/notifier.service.ts'
+import { scannerService } from '../../services/scanner.service.ts'
+import { serversService } from '../../services/servers.service.ts'
+import { storageService } from '../../services/storage.service.ts'
+import { transferService } from '../../services/transfer.service.ts'
+import type { SimulatedDatabase } from './database.ts'
+import type { Network } from './network.ts'
+import type { SimulatedQueue } from './queue.ts'
+import type { SftpServers } from './sftp.ts'
+import type { SimulatedStore } from './store.ts'
+import { as } from './timeline.ts'
+import type { Life, World } from './world.ts'
+
+export interface Backends {
+  world: World
+  network: Network
+  database: SimulatedDatabase
+  store: SimulatedStore
+  queue: SimulatedQueue
+  sftp: SftpServers
+}
+
+export const config: Config = {
+  services: [],
+  transporter: 'simulated',
+  namespace: '',
+  mongoUrl: 'simulated',
+  s3: null,
+  amqp: null,
+  encryptionKey: Buffer.alloc(32, 5),
+  apiKeys: [],
+  allowNetworks: [],
+  denyNetworks: [],
+  rateLimit: 0,
+  api: { host: '127.0.0.1', port: 0 },
+  metricsPort: null,
+  dataDir: '/nowhere',
+  logLevel: 'warn',
+  failpoints: [],
+  embedded: false
+}
+
+const factories: Partial<Record<ServiceName, (config: Config) => ServiceSchema>> = {
+  servers: serversService,
+  files: filesService,
+  scanner: scannerService,
+  transfer: transferService,
+  storage: storageService,
+  notifier: notifierService
+}
+
+/** Compiled once for the whole run: a process is started many times. */
+const checks = new Map<string, unknown>()
+
+class OnceCompiled extends Validators.Fastest {
+  override compile(schema: never): never {
+    const key = JSON.stringify(schema, (_, value) => (typeof value === 'function' ? String(value) : value))
+    const check = checks.get(key) ?? super.compile(schema)
+    checks.set(key, check)
+    return check as never
+  }
+}
+
+class WorldLog extends Loggers.Base<object> {
+  readonly #world: World
+  readonly #name: string
+
+  constructor(world: World, name: string) {
+    super({ level: 'info' })
+    this.#world = world
+    this.#name = name
+  }
+
+  override getLogHandler(): never {
+    const write = (type: string, args: unknown[]) => {
+      if (type === 'debug' || type === 'trace' || (type === 'info' && !this.#world.trace)) return
+      const text = args.map((one) => (one instanceof Error ? one.stack : String(one))).join(' ')
+      this.#world.log.push(text)
+      this.#world.note(() => `${this.#name} logs ${type} ${text}`)
+    }
+    return write as never
+  }
+}
+
+export function createProcess(life: Life, services: readonly ServiceName[], backends: Backends): ServiceBroker {
+  const { network, database, store, queue, sftp, world } = backends
+  return as(life, () => {
+    const broker = new ServiceBroker({
+      nodeID: life.name,
+      logger: new WorldLog(world, life.name) as never,
+      transporter: null,
+      requestTimeout: 5_000,
+      retryPolicy: { enabled: false },
+      registry: { strategy: 'RoundRobin', preferLocal: true },
+      transit: { serviceChangedDebounceTime: 0 } as never,
+      tracking: { enabled: true, shutdownTimeout: 20_000 },
+      contextParamsCloning: false,
+      validator: new OnceCompiled() as never,
+      metrics: false,
+      skipProcessEventRegistration: true,
+      internalServices: false,
+      middlewares: [network.middleware(life)]
+    })
+    network.join(life, broker)
+    const opens = {
+      openDatabase: async () => database.open(life),
+      openStore: () => store.open(life),
+      openQueue: () => queue.open(life),
+      openSftp: sftp.open(life)
+    }
+    for (const name of services) {
+      const service = factories[name]!(config)
+      const methods = Object.fromEntries(Object.entries(opens).filter(([method]) => service.methods?.[method]))
+      broker.createService({ name, mixins: [service], methods })
+    }
+    return broker
+  })
+}
+
+/** As SIGTERM does it. */
+export function stopProcess(life: Life, broker: ServiceBroker): Promise<void> {
+  return as(life, () => stopNode(broker))
+}

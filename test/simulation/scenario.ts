@@ -1,0 +1,102 @@
+/** What a seed makes of a run: which processes there are, what the partners do, what the operators do, what goes wrong. */
+import type { ServiceName } from '../../config.ts'
+import type { Random } from './random.ts'
+import type { FaultPlan } from './world.ts'
+
+const ALL: ServiceName[] = ['servers', 'files', 'scanner', 'transfer', 'storage', 'notifier']
+
+/** Processes by name, with the services of each. */
+const topologies: Record<string, ServiceName[]>[] = [
+  { all: ALL },
+  { one: ALL, two: ALL },
+  { owner: ['servers', 'files'], worker: ['scanner', 'transfer'], rest: ['storage', 'notifier'] },
+  {
+    owner: ['servers', 'files'],
+    owner2: ['servers', 'files'],
+    worker: ['scanner', 'transfer', 'notifier'],
+    worker2: ['scanner', 'transfer', 'notifier', 'storage']
+  },
+  {
+    servers: ['servers'],
+    files: ['files'],
+    scanner: ['scanner'],
+    transfer: ['transfer'],
+    transfer2: ['transfer'],
+    rest: ['storage', 'notifier']
+  }
+]
+
+export interface Policy {
+  settle: { checks: number; seconds: number }
+  interval: number
+  maxConnections: number
+  onChange: 'ignore' | 'version'
+  checksum: 'crc32' | 'sha256'
+  emptyFiles: 'take' | 'skip'
+  maxSize: number | null
+}
+
+export interface Scenario {
+  topology: Record<string, ServiceName[]>
+  faultsMs: number
+  servers: { name: string; policy: Policy }[]
+  /** Things that happen to files, to be chosen from a number of times. */
+  fileEvents: number
+  operatorEvents: number
+  stops: number
+  kills: number
+  cuts: number
+  partitions: number
+  outages: number
+  /** What clocks may differ by, ms: of those who own records, and of workers. */
+  ownerSkewMs: number
+  workerSkewMs: number
+}
+
+export function scenarioOf(random: Random): Scenario {
+  const faultsMs = random.pick([15_000, 40_000, 70_000])
+  const many = (most: number) => (random.chance(0.4) ? 0 : random.whole(1, most))
+  const names = random.chance(0.3) ? ['alpha', 'beta'] : ['alpha']
+  return {
+    topology: random.pick(topologies),
+    faultsMs,
+    servers: names.map((name) => ({ name, policy: policyOf(random) })),
+    fileEvents: random.whole(6, 16),
+    operatorEvents: many(4),
+    stops: many(2),
+    kills: many(3),
+    cuts: many(3),
+    partitions: many(2),
+    outages: many(2),
+    ownerSkewMs: random.pick([0, 0, 2_000]),
+    workerSkewMs: random.pick([0, 0, 2_000, 3_600_000])
+  }
+}
+
+function policyOf(random: Random): Policy {
+  return {
+    settle: random.pick([
+      { checks: 1, seconds: 0 },
+      { checks: 2, seconds: 3 },
+      { checks: 3, seconds: 6 }
+    ]),
+    interval: random.pick([2, 5, 12]),
+    maxConnections: random.whole(1, 3),
+    onChange: random.pick(['ignore', 'version']),
+    checksum: random.chance(0.2) ? 'sha256' : 'crc32',
+    emptyFiles: random.pick(['take', 'skip']),
+    maxSize: random.chance(0.2) ? 30 * 1024 * 1024 : null
+  }
+}
+
+export function planOf(random: Random, faultsMs: number): FaultPlan {
+  const rate = () => (random.chance(0.5) ? 0 : random.pick([0.005, 0.02, 0.06]))
+  const crashes = random.chance(0.35) ? 0 : random.whole(1, 5)
+  return {
+    errors: { database: rate(), store: rate(), queue: rate(), sftp: rate(), network: rate() },
+    slow: random.pick([0, 0, 0.01, 0.03]),
+    crashes,
+    crash: crashes === 0 ? 0 : random.pick([0.002, 0.005, 0.02]),
+    until: faultsMs
+  }
+}
