@@ -55,11 +55,18 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
-      /** Servers that have something to copy now, in the order of their ids after `after`, at most `limit`. */
+      /** Servers that have something to copy now: `urgent` of those in `first`, `others` by their ids after `after`; at most `limit` each. */
       work: {
-        params: { after: { type: 'string', default: '' }, limit: { type: 'number', default: 50 } },
-        handler(this: any, ctx: Context<{ after: string; limit: number }>) {
-          return this.records.serversWithWork(ctx.params.after, ctx.params.limit, Date.now())
+        params: {
+          after: { type: 'string', default: '' },
+          limit: { type: 'number', default: 50 },
+          first: { type: 'array', items: 'string', default: [] }
+        },
+        async handler(this: any, ctx: Context<{ after: string; limit: number; first: string[] }>) {
+          const { after, limit, first } = ctx.params
+          const urgent = await this.records.withWork(first, limit, Date.now())
+          const others = await this.records.serversWithWork(after, limit, Date.now())
+          return { urgent, others }
         }
       },
 

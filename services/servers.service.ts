@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { blameOf, IngestError, type RecordedError } from '../domain/errors.ts'
+import type { Priorities } from '../domain/priority.ts'
 import type { ScanSummary, ServerRecord, Slot } from '../domain/server.ts'
 import * as registry from '../domain/server.ts'
 import { checkServer, newServer, type ServerInput } from '../domain/server-input.ts'
@@ -17,7 +18,11 @@ import type { ServerTarget } from '../workers/connect.ts'
 import type { ScanHold } from '../workers/running-scans.ts'
 
 // By time first: nearly all servers are active, and NeDB goes by the first field alone.
-const serverIndexes: Index[] = [{ fields: { name: 1 }, unique: true }, { fields: { nextScanAt: 1, state: 1 } }]
+const serverIndexes: Index[] = [
+  { fields: { name: 1 }, unique: true },
+  { fields: { nextScanAt: 1, state: 1 } },
+  { fields: { priority: 1 } }
+]
 
 /** NATS carries 1 MiB at most. */
 const MESSAGE_BYTES = 512 * 1024
@@ -113,6 +118,19 @@ export function serversService(config: Config): ServiceSchema {
       list: {
         handler(this: any) {
           return this.collection.find({ deletedAt: null }, { sort: { name: 1 } })
+        }
+      },
+
+      /** The servers whose priority is not 0, at most a thousand of each side. `Priorities`. */
+      priorities: {
+        async handler(this: any) {
+          const some = (priority: object): Promise<ServerRecord[]> =>
+            this.collection.find(
+              { priority, deletedAt: null },
+              { sort: { priority: -1 }, limit: 1000, omit: ['secrets'] }
+            )
+          const found = (await Promise.all([some({ $gt: 0 }), some({ $lt: 0 })])).flat()
+          return Object.fromEntries(found.map(({ _id, priority }) => [_id, priority])) satisfies Priorities
         }
       },
 

@@ -3,6 +3,7 @@ import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { blameOf, IngestError, recordedError } from '../domain/errors.ts'
 import { type FileRecord, RENEW_MS } from '../domain/file.ts'
+import { byPriority, type Priorities, urgentOf } from '../domain/priority.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import { connectSftp } from '../drivers/sftp/connection.ts'
 import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
@@ -15,6 +16,8 @@ import { persistently } from '../workers/persistently.ts'
 import type { WorkOrder } from './servers.service.ts'
 
 const MAX_SERVERS = 8
+/** A changed priority counts after this. */
+const PRIORITIES_MS = 10_000
 /** A finished copy is reported for as long as its lease may last; after that the next claim finds the object. */
 const REPORT_FOR_MS = 20_000
 const DRAIN_MS = 15_000
@@ -39,10 +42,15 @@ export function transferService(config: Config): ServiceSchema {
       takeWork: {
         async handler(this: any, ctx: Context) {
           if (this.leaving) return
-          const servers = await ctx.call<string[], object>('files.work', { after: this.cursor, limit: MAX_SERVERS * 2 })
+          const priorities = await this.currentPriorities(ctx)
+          const request = { after: this.cursor, limit: MAX_SERVERS * 2, first: urgentOf(priorities) }
+          const { urgent, others } = await ctx.call<Record<'urgent' | 'others', string[]>, object>(
+            'files.work',
+            request
+          )
           // Round and round, so that no server waits for ever behind those with smaller ids.
-          this.cursor = servers.at(-1) ?? ''
-          for (const id of servers) {
+          this.cursor = others.at(-1) ?? ''
+          for (const id of byPriority([...urgent, ...others], priorities)) {
             if (this.stays.size >= MAX_SERVERS) break
             if (!this.stays.has(id)) await this.arrive(id)
           }
@@ -86,6 +94,14 @@ export function transferService(config: Config): ServiceSchema {
     },
 
     methods: {
+      /** Asked for now and then; old ones will do for a while, or none. */
+      async currentPriorities(ctx: Context): Promise<Priorities> {
+        if (Date.now() - this.prioritiesAt < PRIORITIES_MS) return this.priorities
+        this.prioritiesAt = Date.now()
+        this.priorities = await ctx.call<Priorities, object>('servers.priorities', {}).catch(() => this.priorities)
+        return this.priorities
+      },
+
       openStore(): ObjectStore {
         return openStore(config)
       },
@@ -184,6 +200,8 @@ export function transferService(config: Config): ServiceSchema {
       this.worker = `${this.broker.nodeID}/transfer`
       this.stays = new Map()
       this.cursor = ''
+      this.priorities = {}
+      this.prioritiesAt = 0
       this.leaving = false
       this.stop = new AbortController()
     },

@@ -183,6 +183,16 @@ export class FileRecords {
     return servers
   }
 
+  /** Those of the given servers with something to copy, in their order. */
+  async withWork(serverIds: string[], limit: number, now: number): Promise<string[]> {
+    const servers: string[] = []
+    for (const serverId of serverIds) {
+      if (servers.length === limit) break
+      if ((await this.#candidates(serverId, 1, now)).length > 0) servers.push(serverId)
+    }
+    return servers
+  }
+
   /** Later tries that are due, then files that were never tried, in the order of an index: nobody sorts the backlog. */
   async #candidates(serverId: string, limit: number, now: number): Promise<FileRecord[]> {
     const { later, first } = turnsAt(now)

@@ -353,6 +353,7 @@ describe('looks, announcements and removal', () => {
     expect(await records.serversWithWork('', 2, start)).toEqual(['s1', 's2'])
     expect(await records.serversWithWork('s2', 2, start)).toEqual(['s3'])
     expect(await records.serversWithWork('', 9, start - 1)).toEqual([])
+    expect(await records.withWork(['s3', 'none', 's1', 's2'], 2, start)).toEqual(['s3', 's1'])
   })
 
   test('every failed file is retried, page by page', async () => {
