@@ -32,6 +32,8 @@ export interface CopyJob {
   /** Rejects with LEASE_LOST when the file is no longer ours; asked right before something is written for good. */
   stillOurs(): Promise<void>
   onBytes(bytes: number): void
+  /** Whether to stop before the next part of a large file: what is finished is kept, and another worker goes on. */
+  isLeaving(): boolean
 }
 
 /** A round trip of this many milliseconds pays for one more channel: a channel carries 1-2 MiB a round trip. */
@@ -371,6 +373,7 @@ class RangeCopy {
     await this.#keeping
     // The first failure is the cause; those of the other readers follow from it.
     if (this.#stop.signal.aborted) throw this.#stop.signal.reason
+    if (this.#missing.length > 0) throw new IngestError('CANCELLED', 'handed back at the end of a part')
     const failed = ends.find((end) => end.status === 'rejected')
     if (failed) throw failed.reason
   }
@@ -381,8 +384,8 @@ class RangeCopy {
     try {
       handle = await this.#sftp.open(this.#file.path, { channel, signal })
       this.#holdAgainst(await handle.stat())
-      for (let number = this.#missing.shift(); number !== undefined; number = this.#missing.shift()) {
-        this.#keep(await this.#part(handle, number, signal))
+      while (this.#missing.length > 0 && !this.#job.isLeaving()) {
+        this.#keep(await this.#part(handle, this.#missing.shift()!, signal))
         await failpoint('between-parts')
       }
       this.#holdAgainst(await handle.stat())

@@ -27,7 +27,8 @@ export function notifierService(config: Config): ServiceSchema {
           for (let more = true; more && !this.stopping; ) {
             await this.queue.ping()
             const due = await ctx.call<FileRecord[], object>('files.claimAnnouncements', { limit: BATCH })
-            await this.publishAll(due)
+            this.publishing = this.publishAll(due)
+            await this.publishing
             more = due.length === BATCH
           }
         }
@@ -74,6 +75,7 @@ export function notifierService(config: Config): ServiceSchema {
 
     created(this: any) {
       this.stopping = false
+      this.publishing = null
     },
 
     started(this: any) {
@@ -82,8 +84,10 @@ export function notifierService(config: Config): ServiceSchema {
       this.queue.open().catch((error: Error) => this.logger.warn(`announcements wait: ${error.message}`))
     },
 
+    /** What is on its way is confirmed and recorded first: closed in between, it would be announced again. */
     async stopped(this: any) {
       this.stopping = true
+      await this.publishing?.catch(() => undefined)
       await this.queue?.close()
     }
   } as ServiceSchema

@@ -38,6 +38,9 @@ export interface DrainOptions {
 /** Give a file up when it was not renewed for this long; a lease is 30 s. */
 export const SELF_STOP_MS = 20_000
 
+/** What is nearly done is done within this time after `leave`; what is not goes to another worker, part by part. */
+const HAND_BACK_AFTER_MS = 4_000
+
 const HELD_BYTES = 48 * 1024 * 1024
 /** What is claimed and has to wait is kept from other workers, so it must not be much. */
 const CLAIM_AT_ONCE = 16
@@ -58,6 +61,7 @@ export class Drain {
   readonly #ports: DrainPorts
   readonly #options: DrainOptions
   #leaving = false
+  #leavingSince: number | null = null
   #failure: unknown = null
   /** Of the files that have their memory, and in the order of their claims those that wait for it. */
   #heldBytes = 0
@@ -71,9 +75,10 @@ export class Drain {
     this.#options = options
   }
 
-  /** Claims nothing more; what is in flight goes on. */
+  /** Claims nothing more; what is in flight goes on, large files up to the end of a part. */
   leave(): void {
     this.#leaving = true
+    this.#leavingSince ??= this.#ports.now()
   }
 
   /** The files whose lease was lost: nothing more is written for them. */
@@ -146,7 +151,7 @@ export class Drain {
       if (claimed.length > 0) this.#usualBytes = Math.max(1, bytes / claimed.length)
       return claimed
     } catch {
-      this.leave()
+      this.#leaving = true
       return []
     }
   }
@@ -167,6 +172,7 @@ export class Drain {
         onBytes: (bytes) => {
           copying.bytes += bytes
         },
+        isLeaving: () => this.#leavingSince !== null && this.#ports.now() - this.#leavingSince > HAND_BACK_AFTER_MS,
         keepUpload: async (upload) => {
           await this.#ports.keepUpload(file, upload)
           hasProgressed ||= (upload?.parts.length ?? 0) > 0

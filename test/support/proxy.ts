@@ -58,8 +58,11 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
 
   const reset = (link: Link) => {
     links.delete(link)
-    link.inner.resetAndDestroy()
-    link.outer.resetAndDestroy()
+    for (const socket of [link.inner, link.outer]) {
+      // A socket whose end is on its way cannot be reset: libuv refuses, and Node would keep its handle for ever.
+      if (socket.writableEnded) socket.destroy()
+      else socket.resetAndDestroy()
+    }
   }
   const cut = () => {
     for (const link of links) reset(link)

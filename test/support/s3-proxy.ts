@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events'
 import { Agent, createServer, type IncomingMessage, type ServerResponse, request as send } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { Transform } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 
@@ -51,7 +51,7 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
   const pass = (request: IncomingMessage, response: ServerResponse, fault: S3Fault | null) => {
     const { method, url: path, rawHeaders: headers } = request
     const upstream = send({ hostname, port, method, path, headers, agent })
-    const fail = () => request.socket.resetAndDestroy()
+    const fail = () => reset(request.socket)
     upstream.on('error', fail)
     request.on('error', () => upstream.destroy())
     response.on('close', () => upstream.destroy())
@@ -72,7 +72,7 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
     seen.byOperation[asked.operation] = (seen.byOperation[asked.operation] ?? 0) + 1
     const fault = proxy.fault?.(asked) ?? null
     if (fault) seen.faults++
-    if (fault?.kind === 'reset') return request.socket.resetAndDestroy()
+    if (fault?.kind === 'reset') return reset(request.socket)
     if (fault?.kind === 'answer') return refuse(request, response, fault)
     if (fault?.kind === 'silent') {
       held.add(response.on('close', () => held.delete(response)))
@@ -86,7 +86,7 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
   await once(server, 'listening')
 
   const release = () => {
-    for (const response of held) response.socket?.resetAndDestroy()
+    for (const response of held) if (response.socket) reset(response.socket)
   }
   const proxy: S3Proxy = {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
@@ -120,6 +120,12 @@ function describe({ method, url }: IncomingMessage): S3Request {
     path: pathname,
     partNumber: partNumber === null ? null : Number(partNumber)
   }
+}
+
+function reset(socket: Socket): void {
+  // libuv cannot reset a socket whose end is on its way, and Node would keep its handle for ever.
+  if (socket.writableEnded) socket.destroy()
+  else socket.resetAndDestroy()
 }
 
 /** Status 200 is how S3 reports a Complete that failed after it had begun to answer. */
