@@ -4,6 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { goBinary, pinnedVersion } from '../test/support/go-programs.ts'
+import { nodeOptions } from '../test/support/node-options.ts'
 import type { Job, Measurement } from './measurement.ts'
 
 /** The newest release when the goals were set. */
@@ -22,7 +23,7 @@ export function interrupt(): void {
 
 export function longshore(job: Job, profileDir: string | null): Promise<Measurement> {
   const profile = profileDir === null ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`]
-  return inChild('longshore-side.ts', job, profile)
+  return inChild('longshore-side.ts', job, [...nodeOptions, ...profile])
 }
 
 export function naive(job: Job): Promise<Measurement> {

@@ -18,9 +18,10 @@ import type { FileRecord, ObjectInfo, Outcome, UploadState } from '../domain/fil
 import { alternativeKey } from '../domain/object-key.ts'
 import { type PartPlan, partRange, planParts, SMALL_FILE_BYTES } from '../domain/ranges.ts'
 import { isRefetching } from '../domain/refetch.ts'
-import { failpoint } from './failpoint.ts'
-import type { Attributes, Sftp, SftpFile } from './sftp/sftp.ts'
-import type { Condition, ObjectStore, StoredObject, StoredPart } from './store/store.ts'
+import { lanesOf } from './lanes.ts'
+import { RangeCopy } from './range-copy.ts'
+import type { Attributes, Sftp } from './sftp/sftp.ts'
+import type { Condition, ObjectStore, StoredObject } from './store/store.ts'
 
 export interface CopyJob {
   /** Claimed: it has its epoch and its reserved key. */
@@ -36,19 +37,15 @@ export interface CopyJob {
   isLeaving(): boolean
 }
 
-/** A round trip of this many milliseconds pays for one more channel: a channel carries 1-2 MiB a round trip. */
-const MS_PER_EXTRA_CHANNEL = 10
-const USUAL_CHANNELS = 4
-/** Of one reader: what is on its way from the server and what waits for the store's socket. */
-const READER_BYTES = 2.5 * 1024 * 1024
+/** Large files share the lanes of their connection, so few of them are enough to keep these busy while one ends. */
+const LARGE_BYTES = 12 * 1024 * 1024
+/** Of one range: what is on its way from the server and what waits for the store's socket. */
+const RANGE_BYTES = 2.5 * 1024 * 1024
 
-function readersFor(sftp: Sftp): number {
-  return Math.min(USUAL_CHANNELS + Math.floor(sftp.latencyMs / MS_PER_EXTRA_CHANNEL), sftp.maxChannels)
-}
-
-/** What copying a file of this size holds in memory at most, about. */
+/** What copying a file of this size adds to the memory in use, about; a large one: its share of what the lanes hold. */
 export function heldBytesOf(sizeBytes: number, sftp: Sftp): number {
-  return sizeBytes <= SMALL_FILE_BYTES ? sizeBytes : readersFor(sftp) * READER_BYTES
+  if (sizeBytes <= SMALL_FILE_BYTES) return sizeBytes
+  return Math.max(LARGE_BYTES, (lanesOf(sftp).count * RANGE_BYTES) / 2)
 }
 
 /** Resolves to how it ended; throws what `outcomeOf` then turns into an outcome. */
@@ -228,8 +225,8 @@ class Copy {
     this.#holdAgainst(seen)
     Object.assign(this.#metadata, ownerOf(seen))
     const upload = await this.#openUpload(plan)
-    const ranges = new RangeCopy(this.#sftp, this.#store, this.#job, plan, upload, (seen) => this.#holdAgainst(seen))
-    await ranges.run()
+    const holdAgainst = (seen: Attributes) => this.#holdAgainst(seen)
+    await new RangeCopy({ sftp: this.#sftp, store: this.#store, job: this.#job, plan, upload, holdAgainst }).run()
     this.#holdAgainst(await this.#sftp.stat(this.#file.path))
     const parts = upload.parts.toSorted((a, b) => a.number - b.number)
     const sum = crc32Of(parts)
@@ -332,99 +329,3 @@ function unlessLost(error: IngestError): void {
 
 /** Thrown inside a copy only. */
 class KeyTaken extends Error {}
-
-/** The missing parts of one file, taken by as many readers as there are channels. */
-class RangeCopy {
-  readonly #sftp: Sftp
-  readonly #store: ObjectStore
-  readonly #job: CopyJob
-  readonly #plan: PartPlan
-  readonly #upload: UploadState
-  readonly #holdAgainst: (seen: Attributes) => void
-  readonly #missing: number[]
-  /** Aborted by the first failure, with it as the reason. */
-  readonly #stop = new AbortController()
-  #unkept: StoredPart[] = []
-  #keeping: Promise<void> | null = null
-
-  constructor(
-    sftp: Sftp,
-    store: ObjectStore,
-    job: CopyJob,
-    plan: PartPlan,
-    upload: UploadState,
-    holdAgainst: (seen: Attributes) => void
-  ) {
-    this.#sftp = sftp
-    this.#store = store
-    this.#job = job
-    this.#plan = plan
-    this.#upload = upload
-    this.#holdAgainst = holdAgainst
-    const done = new Set(upload.parts.map((part) => part.number))
-    this.#missing = Array.from({ length: plan.count }, (_, index) => index + 1).filter((number) => !done.has(number))
-    for (const part of upload.parts) job.onBytes(part.sizeBytes)
-  }
-
-  async run(): Promise<void> {
-    const count = Math.min(readersFor(this.#sftp), this.#missing.length)
-    const readers = Array.from({ length: count }, (_, channel) => this.#reader(channel))
-    const ends = await Promise.allSettled(readers)
-    await this.#keeping
-    // The first failure is the cause; those of the other readers follow from it.
-    if (this.#stop.signal.aborted) throw this.#stop.signal.reason
-    if (this.#missing.length > 0) throw new IngestError('CANCELLED', 'handed back at the end of a part')
-    const failed = ends.find((end) => end.status === 'rejected')
-    if (failed) throw failed.reason
-  }
-
-  async #reader(channel: number): Promise<void> {
-    const signal = AbortSignal.any([this.#job.signal, this.#stop.signal])
-    let handle: SftpFile | null = null
-    try {
-      handle = await this.#sftp.open(this.#file.path, { channel, signal })
-      this.#holdAgainst(await handle.stat())
-      while (this.#missing.length > 0 && !this.#job.isLeaving()) {
-        this.#keep(await this.#part(handle, this.#missing.shift()!, signal))
-        await failpoint('between-parts')
-      }
-      this.#holdAgainst(await handle.stat())
-    } catch (error) {
-      this.#stop.abort(error)
-      throw error
-    } finally {
-      await handle?.close().catch(() => undefined)
-    }
-  }
-
-  get #file(): FileRecord {
-    return this.#job.file
-  }
-
-  #part(handle: SftpFile, number: number, signal: AbortSignal): Promise<StoredPart> {
-    const { start, length } = partRange(this.#plan, this.#file.size, number)
-    const blocks = handle.blocks(start, length, { signal, onBytes: (bytes) => this.#job.onBytes(bytes) })
-    const part = { number, sizeBytes: length, blocks, blockBytes: this.#sftp.readBytes, signal }
-    return this.#store.uploadPart(this.#file.reservedKey!, this.#upload.uploadId!, part)
-  }
-
-  /**
-   * One write to the record at a time; parts that finish meanwhile travel with the next one. What a crash leaves
-   * unwritten is found again by the store's own list of parts.
-   */
-  #keep(part: StoredPart): void {
-    this.#upload.parts.push(part)
-    this.#unkept.push(part)
-    this.#keeping ??= this.#keepAll()
-  }
-
-  async #keepAll(): Promise<void> {
-    try {
-      while (this.#unkept.length > 0) await this.#job.keepUpload({ ...this.#upload, parts: this.#unkept.splice(0) })
-    } catch (error) {
-      this.#stop.abort(error)
-    } finally {
-      this.#keeping = null
-    }
-  }
-}

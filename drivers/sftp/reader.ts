@@ -11,6 +11,7 @@ import type { Attributes, SftpFile } from './sftp.ts'
 interface ReadOptions {
   signal?: AbortSignal
   onBytes?: (bytes: number) => void
+  onAsked?: () => void
 }
 
 export interface OpenFile {
@@ -143,6 +144,7 @@ class Reading {
       this.#asked += wanted
       this.#slots.push(slot)
       this.#request(slot)
+      if (this.#asked === this.#end) this.#options.onAsked?.()
     }
   }
 

@@ -75,12 +75,12 @@ export interface SftpFile {
   /**
    * The bytes [start, start + length) in order, in blocks of exactly `readBytes` but for the last, READs pipelined.
    * Throws SOURCE_CHANGED when the file ends early, STALLED after `timeoutMs` without a byte.
-   * The buffers come from a pool: a block not released is never reused.
+   * The buffers come from a pool: a block not released is never reused. `onAsked`: every READ has been sent once.
    */
   blocks(
     start: number,
     length: number,
-    options?: { signal?: AbortSignal; onBytes?: (bytes: number) => void }
+    options?: { signal?: AbortSignal; onBytes?: (bytes: number) => void; onAsked?: () => void }
   ): AsyncIterable<Block>
   /** The whole of a small file (at most `maxBytes`), pipelined. Same errors. */
   readSmall(sizeBytes: number, options?: { signal?: AbortSignal }): Promise<Buffer>

@@ -6,6 +6,7 @@ import { type ServiceName, serviceNames } from '../../config.ts'
 import { type S3Server, startMinio } from './minio.ts'
 import { type RunningMongo, startMongo } from './mongo.ts'
 import { type NatsServer, startNats } from './nats.ts'
+import { nodeOptions } from './node-options.ts'
 import { type Sshd, startSshd } from './openssh.ts'
 import { freePort, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
 import { type FaultyProxy, startProxy } from './proxy.ts'
@@ -203,7 +204,7 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
 
   const start = async () => {
     const starting = names.map(async (name) => {
-      const started = await startProcess(process.execPath, ['main.ts'], {
+      const started = await startProcess(process.execPath, [...nodeOptions, 'main.ts'], {
         cwd: program,
         env: { ...common, SERVICES: name }
       })

@@ -80,3 +80,12 @@ describe('docker-compose.yml', () => {
     expect(exampleNames.filter((name) => !text.includes(`\${${name}`))).toEqual([])
   })
 })
+
+describe('Dockerfile', () => {
+  test('starts Node as npm start does', () => {
+    const dockerfile = readFileSync(join(root, 'Dockerfile'), 'utf8')
+    const command: string[] = JSON.parse(/^CMD (\[.*\])$/m.exec(dockerfile)![1]!)
+    const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+    expect(`exec ${command.join(' ')}`).toBe(scripts.start)
+  })
+})

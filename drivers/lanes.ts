@@ -1,0 +1,96 @@
+/**
+ * The ranges that travel over one connection side by side, of however many files: each takes a lane, an SFTP channel of
+ * its own, in the order of asking, so that the files share them part by part. More readers than lanes would bring
+ * nothing but memory and a store that writes many parts at once.
+ *
+ *   waiting -> asking (has the lane) -> under way (lane given back: all its READs are out) -> done
+ *
+ * The next range asks its READs behind the last ones of the one before, so that a lane never runs dry while a part
+ * ends at the store. At most twice as many ranges as lanes are on their way, each of which holds a window at most.
+ */
+import type { Sftp } from './sftp/sftp.ts'
+
+/** A round trip of this many milliseconds pays for one more lane: a channel carries 1-2 MiB a round trip. */
+const MS_PER_EXTRA_LANE = 10
+const USUAL_LANES = 4
+
+export interface Lane {
+  /** The number of the SFTP channel. */
+  channel: number
+  /** All READs of the range are out: the lane may be taken by the next one. Idempotent. */
+  asked(): void
+  /** Nothing of the range is on its way any more. Idempotent. */
+  done(): void
+}
+
+interface Waiting {
+  begin(): void
+}
+
+export class Lanes {
+  readonly count: number
+  readonly #free: number[]
+  readonly #waiting: Waiting[] = []
+  #underWay = 0
+
+  constructor(count: number) {
+    this.count = count
+    this.#free = Array.from({ length: count }, (_, channel) => channel)
+  }
+
+  /** Rejects with the signal's reason. */
+  take(signal: AbortSignal): Promise<Lane> {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason)
+      const waiting = {
+        begin: () => {
+          signal.removeEventListener('abort', abort)
+          resolve(this.#lane(this.#free.shift()!))
+        }
+      }
+      const abort = () => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
+        reject(signal.reason)
+      }
+      signal.addEventListener('abort', abort, { once: true })
+      this.#waiting.push(waiting)
+      this.#admit()
+    })
+  }
+
+  #admit(): void {
+    while (this.#waiting.length > 0 && this.#free.length > 0 && this.#underWay < 2 * this.count) {
+      this.#waiting.shift()!.begin()
+    }
+  }
+
+  #lane(channel: number): Lane {
+    this.#underWay++
+    let isHeld = true
+    let isUnderWay = true
+    const asked = () => {
+      if (!isHeld) return
+      isHeld = false
+      this.#free.push(channel)
+      this.#admit()
+    }
+    const done = () => {
+      if (!isUnderWay) return
+      isUnderWay = false
+      this.#underWay--
+      asked()
+      this.#admit()
+    }
+    return { channel, asked, done }
+  }
+}
+
+const known = new WeakMap<Sftp, Lanes>()
+
+/** Those of this connection. */
+export function lanesOf(sftp: Sftp): Lanes {
+  const count = Math.min(USUAL_LANES + Math.floor(sftp.latencyMs / MS_PER_EXTRA_LANE), sftp.maxChannels)
+  const lanes = known.get(sftp) ?? new Lanes(count)
+  known.set(sftp, lanes)
+  return lanes
+}

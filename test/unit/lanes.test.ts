@@ -1,0 +1,88 @@
+import { describe, expect, test } from '@jest/globals'
+import { type Lane, Lanes } from '../../drivers/lanes.ts'
+
+const never = new AbortController().signal
+
+/** Takes without waiting for it: `lane` is filled in when it comes. */
+function taking(lanes: Lanes, signal = never): { lane: Lane | null; failed: unknown } {
+  const taken: { lane: Lane | null; failed: unknown } = { lane: null, failed: null }
+  lanes.take(signal).then(
+    (lane) => {
+      taken.lane = lane
+    },
+    (error) => {
+      taken.failed = error
+    }
+  )
+  return taken
+}
+
+const settled = () => new Promise((resolve) => setImmediate(resolve))
+
+describe('Lanes', () => {
+  test('hand out each channel once, and then nothing until one is given back', async () => {
+    const lanes = new Lanes(2)
+    const [first, second] = [await lanes.take(never), await lanes.take(never)]
+    const third = taking(lanes)
+    await settled()
+    expect([first.channel, second.channel].sort()).toEqual([0, 1])
+    expect(third.lane).toBeNull()
+    second.done()
+    await settled()
+    expect(third.lane?.channel).toBe(second.channel)
+  })
+
+  test('let the next range ask while the one before is still under way', async () => {
+    const lanes = new Lanes(1)
+    const first = await lanes.take(never)
+    first.asked()
+    expect((await lanes.take(never)).channel).toBe(first.channel)
+  })
+
+  test('have twice as many ranges under way as channels at most', async () => {
+    const lanes = new Lanes(1)
+    const first = await lanes.take(never)
+    first.asked()
+    ;(await lanes.take(never)).asked()
+    const third = taking(lanes)
+    await settled()
+    expect(third.lane).toBeNull()
+    first.done()
+    await settled()
+    expect(third.lane).not.toBeNull()
+  })
+
+  test('serve in the order of asking', async () => {
+    const lanes = new Lanes(1)
+    const first = await lanes.take(never)
+    const [second, third] = [taking(lanes), taking(lanes)]
+    first.done()
+    await settled()
+    expect(second.lane).not.toBeNull()
+    expect(third.lane).toBeNull()
+  })
+
+  test('take a lane back once, however often it is given back', async () => {
+    const lanes = new Lanes(1)
+    const first = await lanes.take(never)
+    for (const giveBack of [first.asked, first.asked, first.done, first.done]) giveBack()
+    await lanes.take(never)
+    const third = taking(lanes)
+    await settled()
+    expect(third.lane).toBeNull()
+  })
+
+  test('forget a range that is cancelled while it waits', async () => {
+    const lanes = new Lanes(1)
+    const first = await lanes.take(never)
+    const cancel = new AbortController()
+    const cancelled = taking(lanes, cancel.signal)
+    const last = taking(lanes)
+    cancel.abort(new Error('cancelled'))
+    first.done()
+    await settled()
+    expect((cancelled.failed as Error).message).toBe('cancelled')
+    expect(cancelled.lane).toBeNull()
+    expect(last.lane).not.toBeNull()
+  })
+})
