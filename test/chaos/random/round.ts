@@ -1,5 +1,6 @@
 /** One random run: everything is started, faults strike while files arrive, then they end and all must settle. */
 import { mkdir } from 'node:fs/promises'
+import { loadavg } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Consumer, startConsumer } from '../../support/consumer.ts'
 import { type Backends, startBackends } from '../../support/longshore.ts'
@@ -39,6 +40,8 @@ export interface RoundReport {
   messages: number
   duplicates: number
   settleSeconds: number
+  /** Of the machine while it settled, over one minute: on a machine with more to do than it can, time-outs are no wonder. */
+  loadAverage: number
   /** Processes that ended by themselves, such as one whose NATS connection was closed for good. */
   ownEnds: string[]
   problems: string[]
@@ -116,6 +119,7 @@ async function strikeAndSettle(run: Running): Promise<RoundReport> {
     }
   )
   const settleMs = Date.now() - repairedAt
+  const [load = 0] = loadavg()
   problems.push(...open)
   if (settleMs > SETTLE_MS) problems.push(`settled only after ${Math.round(settleMs / 1000)} s`)
   const verdict = await judgeRun(evidence)
@@ -134,6 +138,7 @@ async function strikeAndSettle(run: Running): Promise<RoundReport> {
     messages: consumer.messages.length,
     duplicates: verdict.duplicates,
     settleSeconds: Math.round(settleMs / 1000),
+    loadAverage: Math.round(load),
     ownEnds: [...fleet.ownEnds],
     problems
   }

@@ -27,6 +27,9 @@ const count = wholeNumber('seeds', values.seeds)
 const minutes = Number(values.minutes)
 if (!(minutes > 0)) usage(`--minutes should be a number above 0, not ${values.minutes}`)
 
+// The servers are ended when this process exits, and a signal alone would not let it.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
+
 const reports: RoundReport[] = []
 for (let seed = first; seed < first + count; seed++) {
   console.log(`seed ${seed}, ${minutes} min of faults`)
@@ -57,7 +60,7 @@ function lineOf(report: RoundReport): string {
     `${report.problems.length} problems`,
     `${mib(report.bytesReadBeyond)} read beyond what is stored`,
     `${report.duplicates} duplicate messages`,
-    `settled in ${report.settleSeconds} s at most`
+    `settled in ${report.settleSeconds} s at most (load ${report.loadAverage})`
   ].join(', ')
 }
 
@@ -70,6 +73,7 @@ function total(): RoundReport {
     bytesStored: sum(({ bytesStored }) => bytesStored),
     bytesReadBeyond: sum(({ bytesReadBeyond }) => bytesReadBeyond),
     duplicates: sum(({ duplicates }) => duplicates),
+    loadAverage: Math.max(...reports.map(({ loadAverage }) => loadAverage)),
     settleSeconds: Math.max(...reports.map(({ settleSeconds }) => settleSeconds)),
     problems: reports.flatMap(({ problems }) => problems)
   }
