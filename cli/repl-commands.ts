@@ -1,28 +1,9 @@
 /** Commands of the Moleculer REPL: the same actions as REST, shown as tables. */
-import type { BrokerOptions, ServiceBroker } from 'moleculer'
 import type { FileRecord } from '../domain/file.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
 import { bytes, since, visible } from './format.ts'
-
-interface Helpers {
-  table(rows: string[][]): string
-}
-type Args = { options: Record<string, any> } & Record<string, any>
-
-/** A failure is one line, not a stack: the person at the prompt asked a question. */
-const shown =
-  (command: (broker: ServiceBroker, args: Args, helpers: Helpers) => Promise<void>) =>
-  async (broker: ServiceBroker, args: Args, helpers: Helpers) => {
-    try {
-      await command(broker, args, helpers)
-    } catch (error) {
-      console.log(`  ${(error as Error).message}`)
-    }
-  }
-
-const resolve = (broker: ServiceBroker, ref: string): Promise<ServerRecord> => broker.call('servers.resolve', { ref })
-
-type Commands = NonNullable<NonNullable<BrokerOptions['replOptions']>['customCommands']>
+import { inspectionCommands, showDryRun } from './inspection-commands.ts'
+import { type Command, type Commands, resolveServer, shown } from './repl.ts'
 
 export const replCommands = [
   {
@@ -44,8 +25,12 @@ export const replCommands = [
   {
     command: 'scan <name>',
     description: 'Scans a server now and says what it found',
-    action: shown(async (broker, { name }) => {
-      const server = await resolve(broker, name)
+    options: [
+      { option: '--dry-run', description: 'changes nothing, and says for each file what would happen and why' }
+    ],
+    action: shown(async (broker, { name, options }, { table }) => {
+      const server = await resolveServer(broker, name)
+      if (options['dry-run'] || options.dryRun) return showDryRun(broker, server, table)
       const scan: ScanSummary = await broker.call('scanner.scan', { id: server._id, wait: true }, { timeout: 0 })
       console.log(
         `  ${scan.listed} listed: ${scan.new} new, ${scan.settling} settling, ${scan.pending} pending, ${scan.skipped} skipped, ${scan.quarantined} quarantined, in ${scan.durationMs} ms`
@@ -57,7 +42,7 @@ export const replCommands = [
     description: 'Lists the newest files, of one state or of all',
     options: [{ option: '-s, --server <name>', description: 'of this server only' }],
     action: shown(async (broker, { status, options }, { table }) => {
-      const serverId = options.server ? (await resolve(broker, String(options.server)))._id : undefined
+      const serverId = options.server ? (await resolveServer(broker, String(options.server)))._id : undefined
       const filter = { limit: 30, ...(status ? { statuses: [status] } : {}), ...(serverId ? { serverId } : {}) }
       const { items }: { items: FileRecord[] } = await broker.call('files.list', filter)
       if (items.length === 0) return console.log('  no such files')
@@ -123,5 +108,6 @@ export const replCommands = [
         `  ${count} files wait, the oldest for ${oldestSeconds} s; ${stats.announcements.due} announcements are due`
       )
     })
-  }
-] as unknown as Commands
+  },
+  ...inspectionCommands
+] satisfies Command[] as unknown as Commands

@@ -23,7 +23,7 @@ import { enter, type HistoryEntry } from './history.ts'
 import { firstTurn, laterTurn, type Order } from './order.ts'
 import { ripen } from './readiness.ts'
 import { backToStored, isRefetching, type RefetchState } from './refetch.ts'
-import type { SettlePolicy } from './server.ts'
+import type { ServerPolicy, SettlePolicy } from './server.ts'
 import type { SettleState } from './settle.ts'
 
 export const FILE_STATUSES = [
@@ -142,6 +142,13 @@ export interface SightingRules {
   order?: Order
   /** Whether the source is to be deleted or moved once it is announced. */
   clears?: boolean
+}
+
+/** What `files` has to know of the server to take in what was seen there. */
+export function rulesOf(server: { id: string; name: string; policy: ServerPolicy; scanEpoch: number }): SightingRules {
+  const { id: serverId, name: serverName, scanEpoch } = server
+  const { settle, minAge, order, onChange, afterUpload } = server.policy
+  return { serverId, serverName, settle, minAge, order, clears: afterUpload !== 'keep', onChange, scanEpoch }
 }
 
 /** The identity of a version: 24 characters of a SHA-256, so that a registration is an idempotent insert. */

@@ -15,15 +15,17 @@ export interface Filter {
   file(relative: string, sizeBytes: number): Verdict
 }
 
-type Matcher = (name: string, relative: string) => boolean
+/** The pattern that matches; undefined when none does. */
+type Matcher = (name: string, relative: string) => string | undefined
 
 /** A pattern without a slash matches the name, one with a slash the path below the root. A bad pattern throws. */
 function compile(patterns: string[]): Matcher {
   const compiled = patterns.map((pattern) => ({
+    pattern,
     byPath: pattern.includes('/'),
     matches: compileGlob(pattern.replace(/^\//, ''))
   }))
-  return (name, relative) => compiled.some((pattern) => pattern.matches(pattern.byPath ? relative : name))
+  return (name, relative) => compiled.find((one) => one.matches(one.byPath ? relative : name))?.pattern
 }
 
 type FilterPolicy = Pick<ServerPolicy, 'include' | 'exclude' | 'tempPatterns' | 'emptyFiles' | 'maxSize'> &
@@ -38,11 +40,13 @@ export function createFilter(policy: FilterPolicy): Filter {
       const name = relative.slice(relative.lastIndexOf('/') + 1)
       if (name.startsWith(OWN_PREFIX)) return { kind: 'ignored', reason: 'a working file of Longshore' }
       if (policy.marker && isMarker(policy.marker, name)) return { kind: 'ignored', reason: 'a marker' }
-      if (temporary(name, relative)) return { kind: 'ignored', reason: 'a temporary name' }
-      if (policy.include.length > 0 && !included(name, relative)) {
-        return { kind: 'ignored', reason: 'not matched by include' }
+      const temp = temporary(name, relative)
+      if (temp !== undefined) return { kind: 'ignored', reason: `a temporary name, by ${quoted(temp)}` }
+      if (policy.include.length > 0 && included(name, relative) === undefined) {
+        return { kind: 'ignored', reason: `not matched by include, ${quoted(policy.include.join(' '))}` }
       }
-      if (excluded(name, relative)) return { kind: 'ignored', reason: 'matched by exclude' }
+      const exclusion = excluded(name, relative)
+      if (exclusion !== undefined) return { kind: 'ignored', reason: `matched by exclude, ${quoted(exclusion)}` }
       if (sizeBytes === 0 && policy.emptyFiles === 'skip') return { kind: 'skipped', reason: 'empty' }
       if (policy.maxSize !== null && sizeBytes > policy.maxSize) {
         return { kind: 'skipped', reason: `too large: ${sizeBytes} bytes, maxSize is ${policy.maxSize}` }
@@ -50,4 +54,9 @@ export function createFilter(policy: FilterPolicy): Filter {
       return { kind: 'taken' }
     }
   }
+}
+
+/** Patterns may be long; the beginning is enough to find them. */
+function quoted(patterns: string): string {
+  return patterns.length > 120 ? `\`${patterns.slice(0, 120)}…\`` : `\`${patterns}\``
 }

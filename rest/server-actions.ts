@@ -6,6 +6,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { ScanSummary, SecretField, ServerRecord } from '../domain/server.ts'
 import { parseNewServer, parseServerUpdate, type ServerSecrets } from '../domain/server-input.ts'
 import { seal } from '../drivers/secrets.ts'
+import { dryRunOf } from './inspection-actions.ts'
 import { flag, onlyQuery, type RestContext, refuse } from './request.ts'
 import { scanView, serverView } from './views.ts'
 
@@ -138,7 +139,8 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       role: 'operator',
       timeout: 0,
       async handler(ctx: RestContext) {
-        onlyQuery(ctx, ['wait'])
+        if (flag(ctx, 'dryRun')) return dryRunOf(ctx, await resolve(ctx))
+        onlyQuery(ctx, ['wait', 'dryRun'])
         const { _id: id } = await resolve(ctx)
         const wait = flag(ctx, 'wait')
         const answer: ScanSummary = await ctx.call('scanner.scan', { id, wait }, { timeout: wait ? 0 : 5_000 })

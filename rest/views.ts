@@ -1,6 +1,7 @@
 /** Records as the API answers them: only what the contract names, times as RFC 3339, never a secret. */
 import type { AfterUploadState } from '../domain/after-upload.ts'
 import type { RecordedError } from '../domain/errors.ts'
+import type { Explained } from '../domain/explain.ts'
 import type { FileRecord } from '../domain/file.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
 import type { Tallies, Window } from '../domain/timeline.ts'
@@ -111,3 +112,9 @@ export function timelineView({ resolution, since, until, items }: TimelineAnswer
     items: items.map(({ at, tallies }) => ({ at: time(at), ...tallies }))
   }
 }
+
+export function explainedView<E extends Explained>(explained: E) {
+  return { ...explained, mtime: time(explained.mtime), nextAt: time(explained.nextAt) }
+}
+
+export { failure as failureView }

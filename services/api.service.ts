@@ -8,6 +8,7 @@ import type { ObjectStore } from '../drivers/store/store.ts'
 import { contentActions, contentAliases, wantedOf } from '../rest/content-actions.ts'
 import { fileActions, fileAliases } from '../rest/file-actions.ts'
 import { healthActions, healthAliases, nodeAliases } from '../rest/health-actions.ts'
+import { inspectionActions, inspectionAliases } from '../rest/inspection-actions.ts'
 import { authenticator, mayActAs } from '../rest/keys.ts'
 import { sendProblem } from '../rest/problem.ts'
 import type { RestMeta } from '../rest/request.ts'
@@ -57,7 +58,14 @@ export function apiService(config: Config): ServiceSchema {
                 }
               : null,
           bodyParsers: { json: { limit: BODY_LIMIT, strict: false, type: () => true } },
-          aliases: { ...serverAliases, ...fileAliases, ...contentAliases, ...statsAliases, ...nodeAliases },
+          aliases: {
+            ...serverAliases,
+            ...inspectionAliases,
+            ...fileAliases,
+            ...contentAliases,
+            ...statsAliases,
+            ...nodeAliases
+          },
           onBeforeCall(ctx: Context<unknown, RestMeta>, _route: unknown, request: IncomingMessage) {
             const given = request.headers['if-match']
             if (given !== undefined) ctx.meta.ifMatch = given
@@ -70,7 +78,14 @@ export function apiService(config: Config): ServiceSchema {
       }
     },
 
-    actions: { ...serverActions(config), ...fileActions, ...contentActions, ...statsActions, ...healthActions },
+    actions: {
+      ...serverActions(config),
+      ...inspectionActions,
+      ...fileActions,
+      ...contentActions,
+      ...statsActions,
+      ...healthActions
+    },
 
     methods: {
       openStore(): ObjectStore {

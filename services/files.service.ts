@@ -7,6 +7,7 @@ import type { Config } from '../config.ts'
 import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload.ts'
 import { ANNOUNCEMENT_BACKOFF, backoffMs } from '../domain/backoff.ts'
 import { IngestError, type RecordedError } from '../domain/errors.ts'
+import { recordedWhy } from '../domain/explain.ts'
 import type { FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
 import * as machine from '../domain/file.ts'
 import { alternativeKey, objectKey } from '../domain/object-key.ts'
@@ -52,6 +53,26 @@ export function filesService(config: Config): ServiceSchema {
           const counts = await this.records.register(ctx.params.rules, ctx.params.sightings, Date.now())
           if (counts.pending > 0) ctx.emit('file.pending', { serverId: ctx.params.rules.serverId })
           return counts
+        }
+      },
+
+      /** What `register` would make of these, changing nothing: `{counts, whys}`, the reasons in their order. */
+      preview: {
+        params: { rules: 'object', sightings: 'array' },
+        handler(this: any, ctx: Context<{ rules: SightingRules; sightings: Sighting[] }>) {
+          return this.records.preview(ctx.params.rules, ctx.params.sightings, Date.now())
+        }
+      },
+
+      /** What the latest record of a path says: `{why, nextAt, file}`, or null where there is none. */
+      recorded: {
+        params: { serverId: 'string', path: 'string' },
+        async handler(this: any, ctx: Context<{ serverId: string; path: string }>) {
+          const { serverId, path } = ctx.params
+          const file: FileRecord | undefined = (await this.records.latest(serverId, [path])).get(path)
+          return file
+            ? { ...recordedWhy(file), file: { id: file._id, version: file.version, status: file.status } }
+            : null
         }
       },
 

@@ -3,12 +3,13 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { blameOf, IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
-import type { Sighting } from '../domain/file.ts'
+import { rulesOf, type Sighting } from '../domain/file.ts'
 import type { ScanSummary } from '../domain/server.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import { connectSftp } from '../drivers/sftp/connection.ts'
 import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 import { afterUploadMixin } from '../mixins/after-upload.mixin.ts'
+import { inspectionMixin } from '../mixins/inspection.mixin.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer, type ServerTarget } from '../workers/connect.ts'
 import { KnownServers } from '../workers/known-files.ts'
@@ -43,6 +44,7 @@ export function scannerService(config: Config): ServiceSchema {
     dependencies: ['servers', 'files'],
     mixins: [
       afterUploadMixin as ServiceSchema,
+      inspectionMixin(),
       tickerMixin({ name: 'scan', everyMs: 1_000, action: 'scanner.takeDue' }),
       tickerMixin({ name: 'renew', everyMs: RENEW_SCANS_MS, action: 'scanner.renewScans' }),
       tickerMixin({ name: 'looks', everyMs: 1_000, action: 'scanner.takeLooks' })
@@ -233,17 +235,7 @@ export function scannerService(config: Config): ServiceSchema {
       },
 
       register(order: WorkOrder, sightings: Sighting[], onChange = order.policy.onChange) {
-        const { policy, scanEpoch, name: serverName } = order
-        const rules = {
-          serverId: order.target.id,
-          serverName,
-          settle: policy.settle,
-          minAge: policy.minAge,
-          order: policy.order,
-          clears: policy.afterUpload !== 'keep',
-          onChange,
-          scanEpoch
-        }
+        const rules = { ...rulesOf({ ...order, id: order.target.id }), onChange }
         return persistently(REPORT_FOR_MS, () => this.broker.call('files.register', { rules, sightings }))
       },
 

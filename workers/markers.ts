@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { isMarker, type MarkerPolicy, markerName } from '../domain/marker.ts'
 import { markerPath } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
-import type { Sftp } from '../drivers/sftp/sftp.ts'
+import type { SftpLooks } from '../drivers/sftp/sftp.ts'
 
 /** The time of a file's marker, by the file's name; null when there is none. */
 export type Markers = (name: string) => number | null
@@ -12,7 +12,7 @@ export type Markers = (name: string) => number | null
  * The markers of a folder, read before its files: a file that is listed after its marker was seen is whole. A folder
  * with markers beside its files is listed once more for them, of which 48 bits of a name's hash are kept, not the names.
  */
-export async function markersOf(sftp: Sftp, marker: MarkerPolicy | null, folder: string): Promise<Markers> {
+export async function markersOf(sftp: SftpLooks, marker: MarkerPolicy | null, folder: string): Promise<Markers> {
   if (!marker) return () => null
   if ('file' in marker) {
     const time = await timeOf(sftp, `${folder.replace(/\/$/, '')}/${marker.file}`)
@@ -29,7 +29,7 @@ export async function markersOf(sftp: Sftp, marker: MarkerPolicy | null, folder:
 
 /** The same for single files; what was asked once is not asked again. */
 export function markerLookup(
-  sftp: Sftp,
+  sftp: SftpLooks,
   policy: Pick<ServerPolicy, 'marker'>
 ): (path: string) => Promise<number | null> {
   const known = new Map<string, Promise<number | null>>()
@@ -42,7 +42,7 @@ export function markerLookup(
   }
 }
 
-async function timeOf(sftp: Sftp, path: string): Promise<number | null> {
+async function timeOf(sftp: SftpLooks, path: string): Promise<number | null> {
   try {
     const { kind, mtimeSeconds } = await sftp.lstat(path)
     return kind === 'folder' ? null : mtimeSeconds * 1000

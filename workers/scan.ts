@@ -6,7 +6,7 @@ import { IngestError, type RecordedError, recordedError } from '../domain/errors
 import { OWN_PREFIX } from '../domain/filter.ts'
 import { createReadiness, isMovedInto, placeOf, type Readiness } from '../domain/readiness.ts'
 import type { ScanSummary, ServerPolicy } from '../domain/server.ts'
-import type { Attributes, Entry, Sftp } from '../drivers/sftp/sftp.ts'
+import type { Attributes, Entry, EntryKind, SftpLooks } from '../drivers/sftp/sftp.ts'
 import type { KnownFiles } from './known-files.ts'
 import { type Markers, markersOf } from './markers.ts'
 import { type Register, SightingBatch } from './sighting-batch.ts'
@@ -16,8 +16,16 @@ export interface ScanPorts extends VanishedPorts {
   register: Register
   /** What needs no asking; absent: everything is registered. */
   known?: KnownFiles
+  /** Told of what gets no sighting, and why; only where somebody asks for reasons. */
+  passedOver?(entry: PassedOver): void
   now(): number
   signal: AbortSignal
+}
+
+export interface PassedOver {
+  path: string
+  verdict: 'ignored' | 'quarantined' | 'folder' | 'unreadable'
+  why: string
 }
 
 export interface ScanResult {
@@ -34,13 +42,13 @@ interface Folder {
   markers: Markers
 }
 
-export async function scanServer(sftp: Sftp, policy: ServerPolicy, ports: ScanPorts): Promise<ScanResult> {
+export async function scanServer(sftp: SftpLooks, policy: ServerPolicy, ports: ScanPorts): Promise<ScanResult> {
   const scan = new Scan(sftp, policy, ports)
   return scan.run()
 }
 
 class Scan {
-  readonly #sftp: Sftp
+  readonly #sftp: SftpLooks
   readonly #policy: ServerPolicy
   readonly #ports: ScanPorts
   readonly #readiness: Readiness
@@ -53,7 +61,7 @@ class Scan {
   readonly #quarantined: ScanResult['quarantined'] = []
   #problem: unknown = null
 
-  constructor(sftp: Sftp, policy: ServerPolicy, ports: ScanPorts) {
+  constructor(sftp: SftpLooks, policy: ServerPolicy, ports: ScanPorts) {
     this.#sftp = sftp
     this.#policy = policy
     this.#ports = ports
@@ -71,7 +79,7 @@ class Scan {
         await this.#folder(real, '', 0)
         listedRoots++
       } catch (error) {
-        this.#passOver(error, `the root ${root} cannot be listed`)
+        this.#passOver(error, root, `the root ${root} cannot be listed`)
       }
     }
     if (listedRoots === 0 && this.#problem) throw this.#problem
@@ -86,10 +94,11 @@ class Scan {
   }
 
   /** A folder that cannot be read is reported and passed over; a lost connection ends the scan. */
-  #passOver(error: unknown, what: string): void {
+  #passOver(error: unknown, path: string, what: string): void {
     this.#ports.signal.throwIfAborted()
     const type = (error as { type?: string }).type ?? ''
     if (!['SFTP_NO_SUCH_PATH', 'SFTP_PERMISSION_DENIED', 'SFTP_FAILURE'].includes(type)) throw error
+    this.#ports.passedOver?.({ path, verdict: 'unreadable', why: `cannot be listed: ${(error as Error).message}` })
     this.#problem ??= new IngestError('ROOT_UNREADABLE', `${what}: ${(error as Error).message}`, { cause: error })
   }
 
@@ -115,7 +124,7 @@ class Scan {
       try {
         await this.#folder(child, join(relative, name), depth + 1)
       } catch (error) {
-        this.#passOver(error, `the folder ${child} cannot be listed`)
+        this.#passOver(error, child, `the folder ${child} cannot be listed`)
       }
     }
   }
@@ -128,9 +137,12 @@ class Scan {
     if (entry.badName !== null) {
       this.#quarantinedCount++
       if (this.#quarantined.length < 100) this.#quarantined.push({ folder: folder.path, reason: entry.badName })
+      const why = `quarantined: its name is ${entry.badName}`
+      this.#ports.passedOver?.({ path: join(folder.path, entry.name), verdict: 'quarantined', why })
       return null
     }
-    if (entry.kind === 'symlink') return this.#policy.symlinks === 'follow' ? this.#link(entry, folder) : null
+    if (entry.kind === 'symlink' && this.#policy.symlinks === 'follow') return this.#link(entry, folder)
+    if (entry.kind !== 'file') this.#tellOf(entry.kind, folder, entry.name)
     if (entry.kind === 'folder' && !entry.name.startsWith(OWN_PREFIX)) below.push(entry.name)
     return entry.kind === 'file' ? this.#file(folder, entry.name, entry) : null
   }
@@ -139,6 +151,7 @@ class Scan {
     const path = join(folder.path, name)
     const target = await this.#sftp.stat(path).catch(() => null)
     if (target?.kind === 'file') await this.#file(folder, name, target)
+    else this.#tellOf(target?.kind ?? 'symlink', folder, name)
     if (target?.kind !== 'folder' || name.startsWith(OWN_PREFIX) || !this.#goesBelow(folder.depth)) return
     this.#links.push({ path, relative: join(folder.relative, name), depth: folder.depth + 1 })
   }
@@ -150,14 +163,14 @@ class Scan {
   async #followLinks(): Promise<void> {
     for (const { path, relative, depth } of this.#links) {
       const real = await this.#sftp.realpath(path).catch(() => null)
-      if (real === null || this.#foldersSeen.has(real)) continue
-      if (isMovedInto(this.#policy, this.#realRoots, real)) continue
-      if (!this.#realRoots.some((root) => real === root || real.startsWith(join(root, '')))) continue
+      const why = this.#whyNotFollowed(real)
+      if (why !== null) this.#ports.passedOver?.({ path, verdict: 'ignored', why: `a link ${why}` })
+      if (real === null || why !== null) continue
       this.#foldersSeen.add(real)
       try {
         await this.#folder(path, relative, depth)
       } catch (error) {
-        this.#passOver(error, `the folder ${path} cannot be listed`)
+        this.#passOver(error, path, `the folder ${path} cannot be listed`)
       }
     }
   }
@@ -167,7 +180,30 @@ class Scan {
     const [path, relative] = [join(folder.path, name), join(folder.relative, name)]
     const seen = { path, relative, size, mtime: mtimeSeconds * 1000, markerMtime: folder.markers(name) }
     const sight = this.#readiness.sight(seen)
-    return sight.kind === 'ignored' ? null : this.#batch.add(sight.sighting)
+    if (sight.kind === 'seen') return this.#batch.add(sight.sighting)
+    this.#ports.passedOver?.({ path, verdict: 'ignored', why: sight.reason })
+    return null
+  }
+
+  #whyNotFollowed(real: string | null): string | null {
+    if (real === null) return 'that leads nowhere'
+    if (this.#foldersSeen.has(real)) return `to ${real}, which is scanned under another name`
+    if (isMovedInto(this.#policy, this.#realRoots, real)) return 'into a folder that afterUpload moves files into'
+    const isInside = this.#realRoots.some((root) => real === root || real.startsWith(join(root, '')))
+    return isInside ? null : `to ${real}, outside the roots`
+  }
+
+  /** Says what is made of anything but a regular file. */
+  #tellOf(kind: EntryKind, folder: Folder, name: string): void {
+    if (!this.#ports.passedOver) return
+    const path = join(folder.path, name)
+    const place = kind === 'folder' ? placeOf(this.#policy, this.#realRoots, join(path, '')) : null
+    const link = this.#policy.symlinks === 'follow' ? 'a link that leads nowhere' : 'a link, and symlinks is "skip"'
+    if (place?.kind === 'inside') this.#ports.passedOver({ path, verdict: 'folder', why: 'scanned' })
+    else {
+      const why = place ? place.reason : kind === 'symlink' ? link : 'not a regular file'
+      this.#ports.passedOver({ path, verdict: 'ignored', why })
+    }
   }
 
   async #markVanished(): Promise<void> {

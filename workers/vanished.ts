@@ -1,6 +1,6 @@
 /** After a complete listing: what has become of the files whose records wait for them and that it did not show. */
 import type { Sighting } from '../domain/file.ts'
-import type { Sftp } from '../drivers/sftp/sftp.ts'
+import type { SftpLooks } from '../drivers/sftp/sftp.ts'
 
 export interface VanishedPorts {
   /** Records that are not stored and were not touched by this scan, in pages, ordered by id, after the given one. */
@@ -21,7 +21,7 @@ export interface Listing {
  * What is recorded but was not seen is looked at by itself before it is called vanished. What is still there is not
  * recorded any more by the policy of today: it is skipped, with the reason.
  */
-export async function markVanished(sftp: Sftp, ports: VanishedPorts, listing: Listing): Promise<void> {
+export async function markVanished(sftp: SftpLooks, ports: VanishedPorts, listing: Listing): Promise<void> {
   for (let after = ''; ; ) {
     const page = await ports.unstored(after)
     const gone: string[] = []
@@ -40,7 +40,7 @@ export async function markVanished(sftp: Sftp, ports: VanishedPorts, listing: Li
 }
 
 async function lookAt(
-  sftp: Sftp,
+  sftp: SftpLooks,
   path: string,
   follows: boolean
 ): Promise<{ size: number; mtime: number } | 'gone' | 'hidden'> {

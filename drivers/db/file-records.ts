@@ -1,5 +1,6 @@
 /** The few set operations on file records: queue look-ups by index, then a compare-and-set for each record. */
 import { IngestError } from '../../domain/errors.ts'
+import { whyOf } from '../../domain/explain.ts'
 import type { FileRecord, FileStatus, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
 import { laterTurn, turnsAt } from '../../domain/order.ts'
@@ -70,7 +71,7 @@ export class FileRecords {
   }
 
   /** The latest record of each path. Version 1 points to the latest; a pointer that lags is mended by the next insert. */
-  async #latest(serverId: string, paths: string[]): Promise<Map<string, FileRecord>> {
+  async latest(serverId: string, paths: string[]): Promise<Map<string, FileRecord>> {
     const first = await this.#files.findByIds(paths.map((path) => machine.fileId(serverId, path, 1)))
     const latest = new Map(first.map((file) => [file.path, file]))
     const later = first
@@ -97,8 +98,26 @@ export class FileRecords {
     return answer
   }
 
+  /** What `register` would do, without doing it; the answers are in the order of the sightings. */
+  async preview(rules: SightingRules, sightings: Sighting[], now: number) {
+    const counts = { new: 0, settling: 0, pending: 0, skipped: 0 }
+    const latest = await this.latest(
+      rules.serverId,
+      sightings.map(({ path }) => path)
+    )
+    const whys = sightings.map((sighting) => {
+      const file = latest.get(sighting.path) ?? null
+      const seen = machine.observe(file, sighting, rules, now)
+      if (seen.kind === 'insert') counts.new++
+      if (seen.kind !== 'nothing' && seen.record.status in counts) counts[seen.record.status as keyof typeof counts]++
+      const changed = file !== null && (file.size !== sighting.size || file.mtime !== sighting.mtime)
+      return whyOf(file, seen, changed)
+    })
+    return { counts, whys }
+  }
+
   async #registerOnce(rules: SightingRules, sightings: Placed[], now: number, answer: Registered): Promise<Placed[]> {
-    const latest = await this.#latest(
+    const latest = await this.latest(
       rules.serverId,
       sightings.map((sighting) => sighting.path)
     )
@@ -291,7 +310,7 @@ export class FileRecords {
   }
 
   async vanishedPaths(serverId: string, paths: string[], now: number): Promise<void> {
-    const latest = await this.#latest(serverId, paths)
+    const latest = await this.latest(serverId, paths)
     const holds = [...latest.values()].map(({ _id }) => ({ id: _id }))
     await this.changeEach(holds, (file) => machine.vanish(file, now))
   }

@@ -69,6 +69,9 @@ export interface Sftp {
   close(): Promise<void>
 }
 
+/** As much of a server as looking around takes. */
+export type SftpLooks = Pick<Sftp, 'realpath' | 'stat' | 'lstat' | 'list'>
+
 export interface SftpFile {
   /** FSTAT of this handle. */
   stat(): Promise<Attributes>

@@ -166,6 +166,19 @@ describe('the bytes of stored files', () => {
     }
   )
 
+  test.each(['small', 'large'])('what looks like the stored object is copied again all the same: %s', async (path) => {
+    const before = await longshore.api.get(`/files/${files[path].id}`)
+    const { metaData } = await minio.statObject(backends.bucket, before.object.key)
+    const bytes = Buffer.from(await source(path))
+    bytes[100]! ^= 1
+    const metadata = Object.fromEntries(Object.entries(metaData).filter(([name]) => name.startsWith('longshore-')))
+    await minio.putObject(backends.bucket, before.object.key, bytes, bytes.length, metadata)
+    await refetch(before)
+    await settledAgain(before)
+    const content = await get(longshore, `/files/${before.id}/content?redirect=false`)
+    expect(sha256(content.bytes)).toBe(sha256(await source(path)))
+  })
+
   test('a source that holds another content is not written over what was announced, but becomes a new version', async () => {
     await writeSource(backends.root, 'edited', 5000)
     const file = await notified('edited')
@@ -237,8 +250,8 @@ describe('the bytes of stored files', () => {
       const sum = (what: string) => items.reduce((all: number, item: Json) => all + item[what].count, 0)
       return { found: sum('found'), stored: sum('stored'), announced: sum('announced') }
     }
-    // Four, "edited" in two versions, "gone"; four refetches stored and announced again.
-    const expected = { found: 7, stored: 11, announced: 11 }
+    // Four, "edited" in two versions, "gone"; six refetches stored and announced again.
+    const expected = { found: 7, stored: 13, announced: 13 }
     for (const resolution of ['minute', 'hour', 'day'])
       expect(await total(`resolution=${resolution}&serverId=partner`)).toEqual(expected)
     expect(await total(`serverId=${partner.id}`)).toEqual(expected)

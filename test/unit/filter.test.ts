@@ -42,9 +42,12 @@ describe('createFilter', () => {
   test('exclude wins over include', () => {
     const policy = { include: ['*.csv'], exclude: ['*-old.csv', 'archive/**'] }
     expect(verdict(policy, 'a.csv')).toEqual(taken)
-    expect(verdict(policy, 'a-old.csv')).toEqual({ kind: 'ignored', reason: 'matched by exclude' })
-    expect(verdict(policy, 'archive/2020/a.csv')).toEqual({ kind: 'ignored', reason: 'matched by exclude' })
-    expect(verdict(policy, 'a.txt')).toEqual({ kind: 'ignored', reason: 'not matched by include' })
+    expect(verdict(policy, 'a-old.csv')).toEqual({ kind: 'ignored', reason: 'matched by exclude, `*-old.csv`' })
+    expect(verdict(policy, 'archive/2020/a.csv')).toEqual({
+      kind: 'ignored',
+      reason: 'matched by exclude, `archive/**`'
+    })
+    expect(verdict(policy, 'a.txt')).toEqual({ kind: 'ignored', reason: 'not matched by include, `*.csv`' })
   })
 
   test('newlines and other control characters belong to a name', () => {

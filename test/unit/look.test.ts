@@ -33,7 +33,7 @@ describe('lookAgain', () => {
       seen: [
         { path: '/in/sub/a', size: 5, mtime: 7000, skip: null },
         { path: '/in/sub/empty', size: 0, mtime: 7000, skip: 'empty' },
-        { path: '/in/sub/x.no', size: 5, mtime: 1000, skip: 'matched by exclude' }
+        { path: '/in/sub/x.no', size: 5, mtime: 1000, skip: 'matched by exclude, `*.no`' }
       ],
       gone: ['/in/sub/folder', '/in/sub/link', '/in/sub/gone']
     })

@@ -41,9 +41,9 @@ describe('a verdict', () => {
 
   test('says of each obstacle what it is', () => {
     expect(verdict({})).toMatchObject({ kind: 'taken' })
-    expect(verdict({}, { relative: 'a.part' })).toEqual({ kind: 'ignored', reason: 'a temporary name' })
-    expect(verdict({ include: ['*.xml'] })).toEqual({ kind: 'ignored', reason: 'not matched by include' })
-    expect(verdict({ exclude: ['a*'] })).toEqual({ kind: 'ignored', reason: 'matched by exclude' })
+    expect(verdict({}, { relative: 'a.part' })).toEqual({ kind: 'ignored', reason: 'a temporary name, by `*.part`' })
+    expect(verdict({ include: ['*.xml'] })).toEqual({ kind: 'ignored', reason: 'not matched by include, `*.xml`' })
+    expect(verdict({ exclude: ['a*'] })).toEqual({ kind: 'ignored', reason: 'matched by exclude, `a*`' })
     expect(verdict({}, { relative: '.longshore-x' })).toMatchObject({ kind: 'ignored' })
     expect(verdict({ marker: { suffix: '.done' } }, { relative: 'a.csv.done' })).toEqual({
       kind: 'ignored',

@@ -229,7 +229,9 @@ describe('scanServer', () => {
   test('a record that the policy of today would not make is skipped with the reason', async () => {
     const known = ['/a.tmp', '/b.csv', '/gone/c'].map((path, i) => ({ id: String(i), path }))
     const { batches, vanished } = await scan({ '/a.tmp': file, '/b.csv': file }, { tempPatterns: ['*.tmp'] }, known)
-    expect(batches.flat().filter(({ skip }) => skip)).toMatchObject([{ path: '/a.tmp', skip: 'a temporary name' }])
+    expect(batches.flat().filter(({ skip }) => skip)).toMatchObject([
+      { path: '/a.tmp', skip: 'a temporary name, by `*.tmp`' }
+    ])
     expect(vanished).toEqual(['2'])
   })
 
