@@ -144,6 +144,17 @@ export function filesService(config: Config): ServiceSchema {
         }
       },
 
+      /** The same for many files at once, in one write; those that the worker no longer holds are left alone. */
+      finishEach: {
+        params: { ends: { type: 'array', items: { type: 'object' } } },
+        async handler(this: any, ctx: Context<{ ends: (Hold & { outcome: Outcome })[] }>) {
+          const files: FileRecord[] = await this.records.changeEach(ctx.params.ends, (file: FileRecord, end: any) =>
+            machine.finish(file, end.epoch, end.outcome, Date.now(), Math.random())
+          )
+          for (const serverId of new Set(files.map((file) => file.serverId))) ctx.emit('file.uploaded', { serverId })
+        }
+      },
+
       /** Hands files whose lease ran out to other workers. */
       rescue: {
         visibility: 'public',

@@ -11,6 +11,7 @@ import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { persistently } from '../workers/persistently.ts'
 
 const BATCH = 100
+const GATHER_MS = 20
 const REPORT_FOR_MS = 20_000
 
 export function notifierService(config: Config): ServiceSchema {
@@ -24,12 +25,17 @@ export function notifierService(config: Config): ServiceSchema {
       announce: {
         timeout: 0,
         async handler(this: any, ctx: Context) {
-          for (let more = true; more && !this.stopping; ) {
-            await this.queue.ping()
-            const due = await ctx.call<FileRecord[], object>('files.claimAnnouncements', { limit: BATCH })
-            this.publishing = this.publishAll(due)
-            await this.publishing
-            more = due.length === BATCH
+          this.isAnnouncing = true
+          try {
+            for (let more = true; more && !this.stopping; ) {
+              await this.queue.ping()
+              const due = await ctx.call<FileRecord[], object>('files.claimAnnouncements', { limit: BATCH })
+              this.publishing = this.publishAll(due)
+              await this.publishing
+              more = due.length === BATCH
+            }
+          } finally {
+            this.isAnnouncing = false
           }
         }
       },
@@ -45,11 +51,18 @@ export function notifierService(config: Config): ServiceSchema {
 
     events: {
       'file.uploaded'(this: any) {
-        this.announceNow()
+        // The first goes at once; while others are on their way, some more are waited for.
+        if (!this.isAnnouncing) this.announceNow()
+        else this.gathering ??= setTimeout(() => this.announceGathered(), GATHER_MS)
       }
     },
 
     methods: {
+      announceGathered(): void {
+        this.gathering = null
+        this.announceNow()
+      },
+
       openQueue(): Queue {
         return openQueue(config, this.logger)
       },
@@ -75,6 +88,8 @@ export function notifierService(config: Config): ServiceSchema {
 
     created(this: any) {
       this.stopping = false
+      this.isAnnouncing = false
+      this.gathering = null
       this.publishing = null
     },
 
@@ -87,6 +102,7 @@ export function notifierService(config: Config): ServiceSchema {
     /** What is on its way is confirmed and recorded first: closed in between, it would be announced again. */
     async stopped(this: any) {
       this.stopping = true
+      clearTimeout(this.gathering)
       await this.publishing?.catch(() => undefined)
       await this.queue?.close()
     }

@@ -12,6 +12,7 @@ import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer } from '../workers/connect.ts'
 import { type Copying, concurrencyFor, Drain, SELF_STOP_MS } from '../workers/drain.ts'
+import type { Finished } from '../workers/finisher.ts'
 import { persistently } from '../workers/persistently.ts'
 import type { WorkOrder } from './servers.service.ts'
 
@@ -165,6 +166,11 @@ export function transferService(config: Config): ServiceSchema {
             call('files.keepUpload', { ...holdOf(file), upload }),
           finish: async (file: FileRecord, outcome: object) => {
             await call('files.finish', { ...holdOf(file), outcome })
+          },
+          finishEach: async (finished: Finished[]) => {
+            await call('files.finishEach', {
+              ends: finished.map(({ file, outcome }) => ({ ...holdOf(file), outcome }))
+            })
           }
         }
       },

@@ -2,10 +2,12 @@
  * A worker's stay at one server: one connection slot, one connection, and the server's pending files copied through it
  * until there are none, the slot is wanted by somebody else, or the worker stops.
  *
- *   claim -> wait for memory -> copy -> finish, up to `concurrency` files side by side
+ *   claim -> wait for a place and memory -> copy -> finish
  *
- * What the files side by side hold in memory is bounded, so that a few large ones or many small ones are under way.
- * Sizes are known only after a claim: the next one asks for as many as would fit if they were like the last.
+ * Up to `concurrency` files are copied side by side, and what they hold in memory is bounded, so that a few large ones or
+ * many small ones are under way. Sizes are known only after a claim: the next one asks for as many as would fit if they
+ * were like the last, and some more, so that no place is empty while it is under way. Stored files are finished in
+ * batches, and their places are free meanwhile.
  *
  * A file whose lease could not be renewed in time is given up before the lease ends: its signal is aborted and nothing
  * more is written for it.
@@ -18,12 +20,15 @@ import { copyFile, heldBytesOf } from '../drivers/copy.ts'
 import { failpoint } from '../drivers/failpoint.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
+import { type Finished, Finisher } from './finisher.ts'
 
 export interface DrainPorts {
   claim(limit: number): Promise<FileRecord[]>
   /** Rejects with LEASE_LOST when the file is no longer ours. */
   keepUpload(file: FileRecord, upload: UploadState | null): Promise<void>
   finish(file: FileRecord, outcome: Outcome): Promise<void>
+  /** The same for many files that were stored; those that are not held any more are left alone. */
+  finishEach(finished: Finished[]): Promise<void>
   now(): number
 }
 
@@ -43,7 +48,7 @@ const HAND_BACK_AFTER_MS = 4_000
 
 const HELD_BYTES = 48 * 1024 * 1024
 /** What is claimed and has to wait is kept from other workers, so it must not be much. */
-const CLAIM_AT_ONCE = 16
+const CLAIM_AT_ONCE = 64
 
 /** One file on its way. */
 export interface Copying {
@@ -63,16 +68,21 @@ export class Drain {
   #leaving = false
   #leavingSince: number | null = null
   #failure: unknown = null
-  /** Of the files that have their memory, and in the order of their claims those that wait for it. */
+  readonly #finisher: Finisher
+  /** Of the files that are being copied, and in the order of their claims those that wait for it. */
   #heldBytes = 0
+  #places: number
   readonly #waiting: { bytes: number; begin(): void }[] = []
   #usualBytes = SMALL_FILE_BYTES
+  #wake: () => void = () => {}
 
   constructor(sftp: Sftp, store: ObjectStore, ports: DrainPorts, options: DrainOptions) {
     this.#sftp = sftp
     this.#store = store
     this.#ports = ports
     this.#options = options
+    this.#finisher = new Finisher((finished) => ports.finishEach(finished))
+    this.#places = options.concurrency
   }
 
   /** Claims nothing more; what is in flight goes on, large files up to the end of a part. */
@@ -91,54 +101,86 @@ export class Drain {
    * was lost (the files in flight have been handed back).
    */
   async run(): Promise<number> {
+    // One listener for all files: a signal of three for each would be the dearest part of a small one.
+    const ends = [this.#options.signal, this.#sftp.closed]
+    const abortAll = ({ target }: Event) => this.#abortAll((target as AbortSignal).reason)
+    for (const end of ends) end.addEventListener('abort', abortAll)
+    try {
+      return await this.#drain()
+    } finally {
+      for (const end of ends) end.removeEventListener('abort', abortAll)
+    }
+  }
+
+  #abortAll(reason: unknown): void {
+    for (const { abort } of this.copying.values()) abort.abort(reason)
+  }
+
+  async #drain(): Promise<number> {
     let done = 0
-    const inFlight = new Set<Promise<void>>()
-    const { concurrency, signal } = this.#options
     for (;;) {
-      const isOpen = !this.#leaving && !signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
-      const limit = isOpen ? this.#room(concurrency - inFlight.size) : 0
+      const limit = this.#room()
       const claimed = limit > 0 ? await this.#claim(limit) : []
-      for (const file of claimed) {
-        const one = this.#copy(file).finally(() => inFlight.delete(one))
-        inFlight.add(one)
-        done++
-      }
-      if (inFlight.size === 0) break
+      for (const file of claimed) void this.#copy(file)
+      done += claimed.length
+      if (this.copying.size === 0) break
       if (limit > 0 && claimed.length === limit) continue
-      // Small files come and go: claim again when some places are free, not for each.
-      const enough = inFlight.size - (limit === 0 && isOpen ? Math.ceil(inFlight.size / 4) : 1)
-      while (inFlight.size > enough) await Promise.race(inFlight)
+      // What comes meanwhile is claimed when a file ends; small ones end often, so not at each of them.
+      const enough = limit > 0 || !this.#isOpen ? this.copying.size - 1 : Math.floor(this.copying.size * 0.75)
+      while (this.copying.size > enough) await this.#oneEnded()
     }
     if (this.#failure !== null) throw this.#failure
     if (this.#sftp.closed.aborted) throw this.#sftp.closed.reason
     return done
   }
 
-  /** How many more may be claimed. */
-  #room(places: number): number {
-    if (this.#waiting.length > 0) return 0
+  get #isOpen(): boolean {
+    return !this.#leaving && !this.#options.signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
+  }
+
+  /** How many more may be claimed: what would fit now, and as many small ones to wait for their turn. */
+  #room(): number {
+    if (!this.#isOpen) return 0
+    if (this.#waiting.length > 0) return this.#areSmall ? this.#options.concurrency - this.#waiting.length : 0
     const fitting = Math.floor((HELD_BYTES - this.#heldBytes) / this.#usualBytes)
+    const places = this.#areSmall ? this.#places + this.#options.concurrency : this.#places
     return Math.min(places, CLAIM_AT_ONCE, this.#heldBytes === 0 ? Math.max(1, fitting) : fitting)
   }
 
-  /** Resolves when the file may use its memory; answers what gives it back. A file that is too large goes alone. */
-  async #memoryFor(file: FileRecord): Promise<() => void> {
+  /** Whether files like the last ones are so small that all places are taken before the memory is. */
+  get #areSmall(): boolean {
+    return this.#usualBytes * this.#options.concurrency * 2 <= HELD_BYTES
+  }
+
+  #oneEnded(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve
+    })
+  }
+
+  /** Resolves when the file may be copied; answers what gives its place and memory back. A file that is too large goes alone. */
+  async #turnOf(file: FileRecord): Promise<() => void> {
     const bytes = heldBytesOf(file.size, this.#sftp)
     await new Promise<void>((begin) => {
       this.#waiting.push({ bytes, begin })
       this.#admit()
     })
+    let isGiven = false
     return () => {
+      if (isGiven) return
+      isGiven = true
       this.#heldBytes -= bytes
+      this.#places++
       this.#admit()
     }
   }
 
   #admit(): void {
-    for (let next = this.#waiting[0]; next; next = this.#waiting[0]) {
+    for (let next = this.#waiting[0]; next && this.#places > 0; next = this.#waiting[0]) {
       if (this.#heldBytes > 0 && this.#heldBytes + next.bytes > HELD_BYTES) return
       this.#waiting.shift()
       this.#heldBytes += next.bytes
+      this.#places--
       next.begin()
     }
   }
@@ -161,14 +203,17 @@ export class Drain {
     const now = this.#ports.now()
     const copying: Copying = { file, bytes: 0, startedAt: now, renewedAt: now, abort }
     this.copying.set(file._id, copying)
+    // The connection may have ended while the claim was under way.
+    if (this.#options.signal.aborted) abort.abort(this.#options.signal.reason)
+    else if (this.#sftp.closed.aborted) abort.abort(this.#sftp.closed.reason)
     let hasProgressed = false
-    const release = await this.#memoryFor(file)
+    const release = await this.#turnOf(file)
     try {
       await failpoint('after-claim')
       const outcome = await copyFile(this.#sftp, this.#store, {
         file,
         checksum: this.#options.checksum,
-        signal: AbortSignal.any([this.#options.signal, abort.signal, this.#sftp.closed]),
+        signal: abort.signal,
         onBytes: (bytes) => {
           copying.bytes += bytes
         },
@@ -185,12 +230,15 @@ export class Drain {
         }
       })
       await failpoint('after-complete')
-      await this.#ports.finish(file, outcome)
+      release()
+      if (outcome.kind === 'stored') await this.#finisher.finish(file, outcome)
+      else await this.#ports.finish(file, outcome)
     } catch (error) {
       await this.#failed(file, this.#causeOf(error, abort.signal), hasProgressed)
     } finally {
       release()
       this.copying.delete(file._id)
+      this.#wake()
     }
   }
 

@@ -241,27 +241,37 @@ export class FileRecords {
     keyTemplate?: string
   ): Promise<FileRecord[]> {
     const candidates = await this.#candidates(serverId, limit, now)
-    const claimed: FileRecord[] = []
     const pairs = candidates.flatMap((from) => {
       const to = machine.claim(from, worker, this.#keys.keyOf(from, keyTemplate), now)
       return to ? [{ from, to }] : []
     })
-    const won = await Promise.all(pairs.map((pair) => this.#reserve(pair)))
-    for (const file of won) if (file) claimed.push(file)
-    return claimed
+    const { written, isTaken } = await this.#tryEach(pairs)
+    const others = pairs.map(({ from, to }, index) => {
+      if (written[index]) return { ...to, revision: from.revision + 1 }
+      return isTaken ? this.#reserve({ from, to }) : null
+    })
+    return (await Promise.all(others)).filter((file) => file !== null)
+  }
+
+  /** `replaceEach`, where a taken key (which of them is not known) is an answer and no error. */
+  async #tryEach(pairs: { from: FileRecord; to: FileRecord }[]): Promise<{ written: boolean[]; isTaken: boolean }> {
+    try {
+      return { written: await this.#files.replaceEach(pairs), isTaken: false }
+    } catch (error) {
+      const { type, data } = error as IngestError
+      if (type !== 'CONFLICT') throw error
+      return { written: data?.written as boolean[], isTaken: true }
+    }
   }
 
   /** The key is reserved with the claim, under a unique index; where it is taken the file gets another one. */
   async #reserve({ from, to }: { from: FileRecord; to: FileRecord }): Promise<FileRecord | null> {
-    try {
-      const [won] = await this.#files.replaceEach([{ from, to }])
-      return won ? { ...to, revision: from.revision + 1 } : null
-    } catch (error) {
-      if ((error as IngestError).type !== 'CONFLICT') throw error
-      const other = { ...to, reservedKey: this.#keys.otherKeyOf(to.reservedKey!, to._id) }
-      const [won] = await this.#files.replaceEach([{ from, to: other }])
-      return won ? { ...other, revision: from.revision + 1 } : null
-    }
+    const first = await this.#tryEach([{ from, to }])
+    if (first.written[0]) return { ...to, revision: from.revision + 1 }
+    if (!first.isTaken) return null
+    const other = { ...to, reservedKey: this.#keys.otherKeyOf(to.reservedKey!, to._id) }
+    const [won] = await this.#files.replaceEach([{ from, to: other }])
+    return won ? { ...other, revision: from.revision + 1 } : null
   }
 
   /** Leases that ran out; answers the servers whose files are free again. */

@@ -16,7 +16,7 @@ import { access, appendFile, constants } from 'node:fs/promises'
 import type Nedb from '@seald-io/nedb'
 import type { Document, FindOptions, Index, Query } from './collection.ts'
 import { HashIndex } from './nedb-index.ts'
-import { select, wantedValues } from './query.ts'
+import { select, wantedValues, wantsOrder } from './query.ts'
 
 /** NeDB's types describe an ES module; the package is the class itself. */
 export type Datastore = Nedb.default
@@ -180,14 +180,16 @@ class NedbStore<T extends Document> {
 
   /** The documents of the smallest of the buckets in which all matches must be. */
   #candidates(query: Query): Iterable<T> {
-    let best: { index: HashIndex<T>; values: unknown[]; count: number } | null = null
+    let best: { index: HashIndex<T>; values: unknown[] | null; count: number } | null = null
     for (const [field, index] of Object.entries(this.#internals.indexes)) {
       const values = wantedValues(query, field)
-      if (!values) continue
-      const count = index.countOf(values)
+      // A range is only of documents that have the field.
+      if (!values && !(index.sparse && wantsOrder(query, field))) continue
+      const count = values ? index.countOf(values) : index.getAll().length
       if (!best || count < best.count) best = { index, values, count }
     }
-    return best ? best.index.getMatching(best.values) : this.#documents()
+    if (!best) return this.#documents()
+    return best.values ? best.index.getMatching(best.values) : best.index.getAll()
   }
 }
 

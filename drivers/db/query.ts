@@ -47,6 +47,12 @@ export function wantedValues(query: Query, field: string): unknown[] | null {
   return null
 }
 
+/** Whether a query compares a field by order, which nothing matches that lacks the field. */
+export function wantsOrder(query: Query, field: string): boolean {
+  const wanted = query[field]
+  return isOperators(wanted) && Object.keys(wanted).some((operator) => /^\$[lg]te?$/.test(operator))
+}
+
 /** Reads a field by its path, such as `announcement.status`. */
 export function reader(field: string): (document: object) => unknown {
   if (!field.includes('.')) return (document) => (document as Record<string, unknown>)[field]

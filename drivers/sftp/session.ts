@@ -15,6 +15,7 @@ import { type AuthHandler, authentication } from './authentication.ts'
 import { cancelled, connectionError, connectTimeout, type Place } from './errors.ts'
 import { readInto } from './inbound.ts'
 import { Operations } from './operations.ts'
+import { gatherWrites } from './outbound.ts'
 import type { ConnectOptions, SftpTarget } from './sftp.ts'
 
 const defaultTimeoutMs = 30_000
@@ -108,6 +109,7 @@ export class Session {
     // Nagle's algorithm with the server's delayed ACK makes each small request wait about 40 ms.
     const onread = readInto(this.client, (data) => socket.emit('data', data))
     const socket: Socket = connect({ host: address, port: target.port, noDelay: true, onread })
+    gatherWrites(socket)
     this.#socket = socket
     socket.once('connect', () => {
       this.place.phase = 'handshake'
