@@ -18,6 +18,8 @@ export const failpointNames = [
   'after-complete',
   /** The broker confirmed a message, the record does not say so. */
   'after-confirm',
+  /** The source was renamed aside, to be deleted or moved. */
+  'after-set-aside',
   /** The source was moved or deleted, the record does not say so. */
   'after-post-action'
 ] as const

@@ -12,6 +12,7 @@ import { errorType, IngestError, recordedError } from '../domain/errors.ts'
 import { OWN_PREFIX } from '../domain/filter.ts'
 import { placeOf } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
+import { failpoint } from '../drivers/failpoint.ts'
 import type { Attributes, Sftp } from '../drivers/sftp/sftp.ts'
 
 const MAX_NAMES = 20
@@ -94,9 +95,12 @@ export class AfterUpload {
       await this.#putBack(aside, (await this.#look(step.path)) ? await this.#freeName(step.path, step.id) : step.path)
       return this.#another(found, step)
     }
+    await failpoint('after-set-aside')
     hold.check()
     try {
-      return await this.#clear(aside, step)
+      const outcome = await this.#clear(aside, step)
+      await failpoint('after-post-action')
+      return outcome
     } catch (error) {
       // Under its own name the partner finds it, whatever becomes of the next attempt.
       if (!this.#sftp.closed.aborted && (await this.#look(step.path)) === null) await this.#putBack(aside, step.path)
