@@ -1,4 +1,5 @@
 /** How values are shown in a terminal. */
+import type { ServerRecord } from '../domain/server.ts'
 
 /** Names on servers are hostile: control characters would move the cursor or hide what follows. */
 export function visible(text: string): string {
@@ -28,4 +29,16 @@ export function since(at: number | null): string {
     : seconds < 7200
       ? `${Math.round(seconds / 60)} min ago`
       : new Date(at).toISOString()
+}
+
+/** When a server is scanned next, and why not by its schedule. */
+export function nextScan(
+  server: Pick<ServerRecord, 'state' | 'failures' | 'scanLeaseUntil' | 'nextScanAt'>,
+  now: number
+): string {
+  if (server.state !== 'active') return server.state === 'paused' ? 'when resumed' : 'when mended'
+  if (server.scanLeaseUntil > now) return 'is running'
+  const seconds = Math.max(0, Math.round((server.nextScanAt - now) / 1000))
+  const when = seconds < 7200 ? `in ${seconds} s` : new Date(server.nextScanAt).toISOString()
+  return server.failures > 0 ? `${when}, after ${server.failures} failures` : when
 }

@@ -1,7 +1,7 @@
 /** Commands of the Moleculer REPL: the same actions as REST, shown as tables. */
 import type { FileRecord } from '../domain/file.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
-import { bytes, since, visible } from './format.ts'
+import { bytes, nextScan, since, visible } from './format.ts'
 import { inspectionCommands, showDryRun } from './inspection-commands.ts'
 import { type Command, type Commands, resolveServer, shown } from './repl.ts'
 
@@ -16,10 +16,12 @@ export const replCommands = [
         one.name,
         one.state,
         `${one.username}@${one.host}:${one.port}`,
+        one.cron ? `${one.cron} (${one.timezone})` : `every ${one.interval} s`,
         since(one.lastScanAt),
+        nextScan(one, Date.now()),
         one.lastError ? visible(one.lastError.message) : 'ok'
       ])
-      console.log(table([['name', 'state', 'address', 'last scan', 'result'], ...rows]))
+      console.log(table([['name', 'state', 'address', 'schedule', 'last scan', 'next scan', 'result'], ...rows]))
     })
   },
   {

@@ -113,6 +113,8 @@ describe('a server that cannot be used', () => {
       await expectGoodServerWorks()
       expect(strict.logins).toBeGreaterThanOrEqual(1)
       expect(strict.logins).toBeLessThanOrEqual(3)
+      const alerts = longshore.output().match(/the server wrong-password was stopped until an operator mends it/g)
+      expect(alerts).toHaveLength(1)
       expect(longshore.output()).not.toContain('not-the-password')
     } finally {
       await strict.stop()

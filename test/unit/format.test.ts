@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
-import { bytes, since, visible } from '../../cli/format.ts'
+import { bytes, nextScan, since, visible } from '../../cli/format.ts'
 
 describe('visible', () => {
   test('no control character and no change of direction reaches the terminal', () => {
@@ -40,5 +40,20 @@ describe('since', () => {
     expect(since(Date.now() + 60_000)).toBe('0 s ago')
     expect(since(Date.now() - 300_000)).toBe('5 min ago')
     expect(since(1_700_000_000_000)).toBe('2023-11-14T22:13:20.000Z')
+  })
+})
+
+describe('nextScan', () => {
+  const now = Date.parse('2026-11-24T12:00:00Z')
+  const server = { state: 'active' as const, failures: 0, scanLeaseUntil: 0, nextScanAt: now + 40_000 }
+
+  test('says when, and why not by the schedule', () => {
+    expect(nextScan(server, now)).toBe('in 40 s')
+    expect(nextScan({ ...server, nextScanAt: now - 5 }, now)).toBe('in 0 s')
+    expect(nextScan({ ...server, nextScanAt: now + 86_400_000 }, now)).toBe('2026-11-25T12:00:00.000Z')
+    expect(nextScan({ ...server, failures: 3 }, now)).toBe('in 40 s, after 3 failures')
+    expect(nextScan({ ...server, scanLeaseUntil: now + 1 }, now)).toBe('is running')
+    expect(nextScan({ ...server, state: 'paused' }, now)).toBe('when resumed')
+    expect(nextScan({ ...server, state: 'stopped' }, now)).toBe('when mended')
   })
 })

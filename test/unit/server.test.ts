@@ -15,7 +15,7 @@ const slot = { id: 'c1', holder: 'n1/scanner', kind: 'scan' as const }
 const error = { type: 'SFTP_UNREACHABLE', message: 'no', at: now }
 
 describe('connection slots', () => {
-  const kinds = fc.constantFrom<registry.SlotKind>('scan', 'look', 'transfer', 'test')
+  const kinds = fc.constantFrom<registry.SlotKind>(...registry.SLOT_KINDS)
   const steps = fc.array(
     fc.oneof(
       fc.record({ kind: fc.constant('take' as const), of: kinds }),
@@ -25,9 +25,9 @@ describe('connection slots', () => {
     { maxLength: 40 }
   )
 
-  test('no more than maxConnections are ever held, and one of several is left free of copies', () => {
+  test('no more than maxConnections are ever held, no more than three log in at a time, and one of several is left free of copies', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 5 }), steps, (maxConnections, all) => {
+      fc.property(fc.integer({ min: 1, max: 9 }), steps, (maxConnections, all) => {
         let server = fresh({ maxConnections })
         let at = now
         for (const [i, step] of all.entries()) {
@@ -45,6 +45,7 @@ describe('connection slots', () => {
             server = registry.renewSlot(server, slot.id, at) ?? server
           const held = server.slots.filter(({ until }) => until > at)
           expect(held.length).toBeLessThanOrEqual(maxConnections)
+          expect(held.filter((one) => at - one.at! < 10_000).length).toBeLessThanOrEqual(3)
           const copies = held.filter(({ kind }) => kind === 'transfer').length
           expect(copies).toBeLessThanOrEqual(Math.max(1, maxConnections - 1))
         }
@@ -63,7 +64,7 @@ describe('connection slots', () => {
 
   test('a server that is not active, or fails, is only logged in to by a test', () => {
     for (const server of [registry.pause(fresh(), now), registry.serverFailed(fresh(), error, true, now)]) {
-      for (const kind of ['scan', 'look', 'transfer'] as const)
+      for (const kind of ['scan', 'look', 'post', 'transfer'] as const)
         expect(registry.refusalOf(server, kind, now)).toMatch(/./)
       expect(registry.refusalOf(server, 'test', now)).toBe('')
     }
@@ -74,10 +75,20 @@ describe('connection slots', () => {
     expect(registry.refusalOf(registry.tombstone(fresh(), now), 'test', now)).toMatch('removed')
   })
 
-  test('where there is one connection, a waiting scan goes before copies', () => {
+  test('where there is one connection, whatever waits makes copies yield; where there are several, a scan or a test does', () => {
+    const kinds = ['scan', 'look', 'post', 'test', 'transfer'] as const
+    const yields = (maxConnections: number) =>
+      kinds.filter((kind) => registry.wantSlot(fresh({ maxConnections }), kind, now) !== null)
+    expect(yields(1)).toEqual(['scan', 'look', 'post', 'test'])
+    expect(yields(2)).toEqual(['scan', 'test'])
+  })
+
+  test('where there is one connection, a waiting scan goes before copies, which go on once it was there', () => {
     const wanted = registry.wantSlot(fresh({ maxConnections: 1 }), 'scan', now)!
     expect(registry.refusalOf(wanted, 'transfer', now)).toBe('a scan waits')
     expect(registry.refusalOf(wanted, 'scan', now)).toBe('')
+    const scanned = registry.takeSlot(wanted, { id: 'a', holder: 'w', kind: 'scan' }, now)!
+    expect(registry.refusalOf(registry.releaseSlot(scanned, 'a'), 'transfer', now)).toBe('')
   })
 })
 
