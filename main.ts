@@ -2,9 +2,9 @@
 import { type Config, ConfigError, loadConfig } from './config.ts'
 import { armFailpoints } from './drivers/failpoint.ts'
 import { networkName, reachNats, watchNats } from './drivers/network/nats.ts'
-import { createNode, stopNode } from './node.ts'
 import { startProbe } from './probe.ts'
 import { type Lobby, lobbyGivesWay, openLobby } from './rest/lobby.ts'
+import { keepHeapSmall } from './small-heap.ts'
 
 const STOP_MS = 30_000
 
@@ -23,6 +23,9 @@ function configuration() {
 }
 
 const config = configuration()
+keepHeapSmall(config)
+// After that: the libraries alone make the heap grow.
+const { createNode, stopNode } = await import('./node.ts')
 armFailpoints(config.failpoints)
 /** What the start waits for; null once everything of this process runs. */
 let waitsFor: Record<string, string> | null = { start: 'the services of this process are being started' }

@@ -1,11 +1,14 @@
 /**
- * Longshore's copying against rclone's, SFTP (OpenSSH) to MinIO on this machine.
+ * Longshore's copying and listing against rclone's, SFTP (OpenSSH) to MinIO on this machine.
  *
  *   node bench/run.ts                     every case
  *   node bench/run.ts small big-20ms      some of them
  *   node bench/run.ts --runs 1 big        fewer runs than the case asks for
  *   node bench/run.ts --only big          Longshore alone
  *   node bench/run.ts --prof small        one run of Longshore alone, with a CPU profile in bench/results/
+ *   node bench/run.ts scan-100k           a claim about scanning, see scanning/cases.ts; `scans` for all of those
+ *   node bench/run.ts --quick scans       the same, a tenth as large: to see that it runs, goals are not judged
+ *   node bench/run.ts --seconds 60 servers-10k    watched for another time than two minutes
  *
  * The two take turns, so that the machine's moods fall on both; a figure is the median of a side's runs. All runs are
  * kept in bench/results/<time>.json. Exits 1 when a goal is missed.
@@ -21,6 +24,9 @@ import { startProxy } from '../test/support/proxy.ts'
 import { writeSource } from '../test/support/source-files.ts'
 import { type Case, cases } from './cases.ts'
 import { type Job, type Measurement, processCpuSeconds } from './measurement.ts'
+import { scanCases } from './scanning/cases.ts'
+import { type Finding, findingsTable, isMet as isFound } from './scanning/finding.ts'
+import { killSides } from './scanning/side.ts'
 import { interrupt, longshore, naive, rclone, rcloneVersion } from './sides.ts'
 import { describe, isMet, type Result, sideOf, table } from './table.ts'
 
@@ -31,32 +37,54 @@ const { values: wanted, positionals: names } = parseArgs({
   options: {
     prof: { type: 'boolean', default: false },
     only: { type: 'boolean', default: false },
-    runs: { type: 'string' }
+    runs: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    seconds: { type: 'string', default: '120' }
   }
 })
 const isAlone = wanted.prof || wanted.only
-const unknown = names.filter((name) => !cases.some((one) => one.name === name))
+const isAsked = ({ name }: { name: string }) => names.length === 0 || names.includes(name)
+const scans = scanCases.filter((one) => isAsked(one) || names.includes('scans'))
+const known = [...cases, ...scanCases].map(({ name }) => name)
+const unknown = names.filter((name) => name !== 'scans' && !known.includes(name))
 if (unknown.length > 0) {
-  console.error(`no such case: ${unknown.join(', ')}; there are ${cases.map(({ name }) => name).join(', ')}`)
+  console.error(`no such case: ${unknown.join(', ')}; there are ${known.join(', ')}, and scans`)
   process.exit(2)
 }
 
 // The run under way fails, and what was started for it is stopped and removed on the way out.
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, interrupt)
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    interrupt()
+    killSides()
+  })
+}
 
 const time = new Date().toISOString()
 const machine = { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version, rclone: rcloneVersion }
 const file = join(results, `${time.replaceAll(':', '-')}.json`)
 const measured: Result[] = []
-for (const one of cases.filter(({ name }) => names.length === 0 || names.includes(name))) {
+for (const one of cases.filter(isAsked)) {
   const result = await measure(one)
   if (!result) continue
   measured.push(result)
-  await writeFile(file, `${JSON.stringify({ time, machine, results: measured }, null, 2)}\n`)
+  await keep()
 }
-if (!isAlone) {
+const found: { name: string; findings: Finding[] }[] = []
+for (const one of isAlone ? [] : scans) {
+  const findings = await one.run({ isSmall: wanted.quick, seconds: Number(wanted.seconds) })
+  found.push({ name: one.name, findings })
+  await keep()
+  console.log(`\n${findingsTable(one.title, findings)}\n`)
+  if (!wanted.quick && !findings.every(isFound)) process.exitCode = 1
+}
+if (measured.length > 0) {
   console.log(`\n${table(measured)}`)
   if (measured.some((result) => result.case.goals.some((goal) => !isMet(goal, result)))) process.exitCode = 1
+}
+
+async function keep(): Promise<void> {
+  await writeFile(file, `${JSON.stringify({ time, machine, results: measured, scans: found }, null, 2)}\n`)
 }
 
 /** One case on servers of its own; null when Longshore ran alone. */
