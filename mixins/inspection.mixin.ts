@@ -5,6 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Context, ServiceSchema } from 'moleculer'
 import { IngestError, recordedError } from '../domain/errors.ts'
+import type { Why } from '../domain/explain.ts'
 import { rulesOf, type Sighting } from '../domain/file.ts'
 import type { ServerPolicy, ServerRecord } from '../domain/server.ts'
 import { normalPath } from '../domain/server-path.ts'
@@ -12,7 +13,8 @@ import type { Sftp } from '../drivers/sftp/sftp.ts'
 import { browseFolder } from '../workers/browse.ts'
 import { type Connector, connectToServer, type ServerTarget } from '../workers/connect.ts'
 import { dryRun } from '../workers/dry-run.ts'
-import { explainPath } from '../workers/explain-path.ts'
+import { explainPath, type Preview } from '../workers/explain-path.ts'
+import type { RegisterCounts } from '../workers/sighting-batch.ts'
 
 /** What a look needs of the server; as `servers.takeSlot` answers it. */
 interface Order {
@@ -28,6 +30,7 @@ const SLOT_RENEW_MS = 10_000
 /** A folder of a million files takes half a minute; a listing without end has to end. */
 const LOOK_MS = 120_000
 const DRY_RUN_MS = 60 * 60_000
+const PREVIEW_FILES = 100
 
 export function inspectionMixin(): Partial<ServiceSchema> {
   return {
@@ -155,13 +158,26 @@ export function inspectionMixin(): Partial<ServiceSchema> {
         const rules = rulesOf({ id: serverId, name, policy, scanEpoch })
         return {
           signal,
-          preview: (sightings: Sighting[]) => broker.call('files.preview', { rules, sightings }),
+          preview: (sightings: Sighting[]) =>
+            inParts(sightings, (part) => broker.call('files.preview', { rules, sightings: part })),
           recorded: (path: string) => broker.call('files.recorded', { serverId, path }),
           unstored: (after: string) => broker.call('files.unstored', { serverId, scanEpoch: scanEpoch + 1, after })
         }
       }
     }
   }
+}
+
+/** A reason may be many times as long as its sighting: an answer to a whole batch would not fit one message. */
+async function inParts(sightings: Sighting[], preview: (part: Sighting[]) => Promise<Preview>): Promise<Preview> {
+  const counts: RegisterCounts = { new: 0, settling: 0, pending: 0, skipped: 0 }
+  const whys: Why[] = []
+  for (let i = 0; i < sightings.length; i += PREVIEW_FILES) {
+    const answer = await preview(sightings.slice(i, i + PREVIEW_FILES))
+    for (const name of Object.keys(counts) as (keyof RegisterCounts)[]) counts[name] += answer.counts[name]
+    whys.push(...answer.whys)
+  }
+  return { counts, whys }
 }
 
 /** What the server did or is; an outage of ours is an error of the call. */

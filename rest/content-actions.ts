@@ -107,7 +107,7 @@ async function stream(ctx: RestContext, store: ObjectStore, object: ObjectInfo, 
 }
 
 /** A reader that was told a length would wait for ever for the rest of a stream that ends early: it fails instead. */
-function exactly(bytes: Readable, length: number): Transform {
+export function exactly(bytes: Readable, length: number): Transform {
   let left = length
   const counted = new Transform({
     transform(chunk: Buffer, _encoding, done) {

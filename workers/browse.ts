@@ -18,8 +18,10 @@ export interface Browsed {
   total: number
 }
 
-/** Names are at most so many bytes in one page: what crosses the network stays below its limit. */
-const PAGE_BYTES = 128 * 1024
+/** Names that are held at once; a hostile server may send very long ones. */
+const HELD_BYTES = 256 * 1024
+/** What crosses the network stays below its limit of 1 MiB. */
+const ANSWER_BYTES = 700 * 1024
 
 /** `path` is absolute and normal. Rejects where the folder cannot be listed. */
 export async function browseFolder(
@@ -33,8 +35,16 @@ export async function browseFolder(
   const page = await firstNames(sftp.list(folder), asked.after, asked.limit, ports.signal)
   const { entries, total, isCut } = page
   const whys = await explainEntries(sftp, policy, { roots, folder, entries }, ports)
-  const items = entries.map(({ name, kind }, index) => ({ ...whys[index]!, name, kind }))
-  return { path: folder, items, lastName: isCut ? (entries.at(-1)?.name ?? null) : null, total }
+  let bytes = 0
+  const items: BrowsedEntry[] = []
+  for (const [index, { name, kind }] of entries.entries()) {
+    const item = { ...whys[index]!, name, kind }
+    bytes += Buffer.byteLength(JSON.stringify(item))
+    if (bytes > ANSWER_BYTES && index > 0) break
+    items.push(item)
+  }
+  const hasMore = isCut || items.length < entries.length
+  return { path: folder, items, lastName: hasMore ? (items.at(-1)?.name ?? null) : null, total }
 }
 
 /**
@@ -60,7 +70,7 @@ export async function firstNames(
       if (entries[place]?.name === entry.name) continue
       entries.splice(place, 0, entry)
       bytes += Buffer.byteLength(entry.name)
-      while (entries.length > limit || (bytes > PAGE_BYTES && entries.length > 1)) {
+      while (entries.length > limit || (bytes > HELD_BYTES && entries.length > 1)) {
         bytes -= Buffer.byteLength(entries.pop()!.name)
         isCut = true
       }

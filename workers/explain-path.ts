@@ -8,8 +8,14 @@ import { asFolder, entryAt, narrowed } from './narrow.ts'
 import { previewScan } from './preview.ts'
 import type { RegisterCounts } from './sighting-batch.ts'
 
+/** What registering would do; the reasons are in the order of the sightings. */
+export interface Preview {
+  counts: RegisterCounts
+  whys: Why[]
+}
+
 export interface ExplainPorts {
-  preview(sightings: Sighting[]): Promise<{ counts: RegisterCounts; whys: Why[] }>
+  preview(sightings: Sighting[]): Promise<Preview>
   /** What the latest record of a path says, or null. */
   recorded(path: string): Promise<{ why: string; nextAt: number | null; file: Why['file'] } | null>
   signal: AbortSignal

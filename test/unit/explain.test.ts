@@ -438,6 +438,27 @@ describe('a page of a folder', () => {
     expect(seen).toEqual([...names].sort())
   })
 
+  test('a page stays below the size of a message, however long its paths are', async () => {
+    const long = '\u0001'.repeat(6000)
+    const fake = fakeSftp(Object.fromEntries(names.map((name) => [`/in/${name}${long}`, file])))
+    const seen: string[] = []
+    for (let after: string | null = null; ; ) {
+      const asked = { path: '/in', after, limit: 500 }
+      const page: Awaited<ReturnType<typeof browseFolder>> = await browseFolder(
+        fake.sftp,
+        basis,
+        asked,
+        ports(basis).asked
+      )
+      expect(JSON.stringify(page).length).toBeLessThan(800_000)
+      seen.push(...page.items.map(({ name }) => name))
+      if (page.lastName === null) break
+      after = page.lastName
+    }
+    expect(new Set(seen).size).toBe(25)
+    expect(seen).toHaveLength(25)
+  })
+
   test('outside the roots a folder is shown all the same, and says so', async () => {
     const fake = fakeSftp({ ...tree, '/readme': file })
     const { items } = await browseFolder(fake.sftp, basis, { path: '/', after: null, limit: 100 }, ports(basis).asked)
