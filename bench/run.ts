@@ -6,6 +6,7 @@
  *   node bench/run.ts --runs 1 big        fewer runs than the case asks for
  *   node bench/run.ts --only big          Longshore alone
  *   node bench/run.ts --prof small        one run of Longshore alone, with a CPU profile in bench/results/
+ *   node bench/run.ts latency             from the request for a scan to the message
  *   node bench/run.ts scan-100k           a claim about scanning, see scanning/cases.ts; `scans` for all of those
  *   node bench/run.ts --quick scans       the same, a tenth as large: to see that it runs, goals are not judged
  *   node bench/run.ts --seconds 60 servers-10k    watched for another time than two minutes
@@ -23,6 +24,7 @@ import { temporaryFolder } from '../test/support/process.ts'
 import { startProxy } from '../test/support/proxy.ts'
 import { writeSource } from '../test/support/source-files.ts'
 import { type Case, cases } from './cases.ts'
+import { isQuick, type Latency, latencyTable, measureLatency } from './latency.ts'
 import { type Job, type Measurement, processCpuSeconds } from './measurement.ts'
 import { scanCases } from './scanning/cases.ts'
 import { type Finding, findingsTable, isMet as isFound } from './scanning/finding.ts'
@@ -45,7 +47,7 @@ const { values: wanted, positionals: names } = parseArgs({
 const isAlone = wanted.prof || wanted.only
 const isAsked = ({ name }: { name: string }) => names.length === 0 || names.includes(name)
 const scans = scanCases.filter((one) => isAsked(one) || names.includes('scans'))
-const known = [...cases, ...scanCases].map(({ name }) => name)
+const known = [...cases, ...scanCases, { name: 'latency' }].map(({ name }) => name)
 const unknown = names.filter((name) => name !== 'scans' && !known.includes(name))
 if (unknown.length > 0) {
   console.error(`no such case: ${unknown.join(', ')}; there are ${known.join(', ')}, and scans`)
@@ -64,13 +66,20 @@ const time = new Date().toISOString()
 const machine = { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version, rclone: rcloneVersion }
 const file = join(results, `${time.replaceAll(':', '-')}.json`)
 const measured: Result[] = []
+let latency: Latency[] = []
+const found: { name: string; findings: Finding[] }[] = []
 for (const one of cases.filter(isAsked)) {
   const result = await measure(one)
   if (!result) continue
   measured.push(result)
   await keep()
 }
-const found: { name: string; findings: Finding[] }[] = []
+if (isAsked({ name: 'latency' }) && !isAlone) {
+  latency = await measureLatency()
+  await keep()
+  console.log(`\n${latencyTable(latency)}\n`)
+  if (!latency.every(isQuick)) process.exitCode = 1
+}
 for (const one of isAlone ? [] : scans) {
   const findings = await one.run({ isSmall: wanted.quick, seconds: Number(wanted.seconds) })
   found.push({ name: one.name, findings })
@@ -84,7 +93,7 @@ if (measured.length > 0) {
 }
 
 async function keep(): Promise<void> {
-  await writeFile(file, `${JSON.stringify({ time, machine, results: measured, scans: found }, null, 2)}\n`)
+  await writeFile(file, `${JSON.stringify({ time, machine, results: measured, latency, scans: found }, null, 2)}\n`)
 }
 
 /** One case on servers of its own; null when Longshore ran alone. */
