@@ -116,9 +116,9 @@ export class SimulatedDatabase {
   }
 }
 
-function ask<R>(world: World, life: Life, what: string, effect: () => R): Promise<R> {
+function ask<R>(world: World, life: Life, what: string, effect: () => R, takesMs = 0): Promise<R> {
   const failure = (message: string) => new IngestError('DATABASE_UNAVAILABLE', message)
-  return world.ask(life, { backend: 'database', what, effect, failure })
+  return world.ask(life, { backend: 'database', what, effect, failure, takesMs })
 }
 
 function driver<T extends Document>(
@@ -131,7 +131,9 @@ function driver<T extends Document>(
   const batch = <I, R>(what: string, items: I[], write: (item: I) => R): Promise<R[]> => {
     const isCut = items.length > 1 && world.isFaulty && world.random.chance(world.plan.errors.database)
     const some = isCut ? items.slice(0, world.random.whole(0, items.length - 1)) : items
-    return ask(world, life, `${name}.${what}`, () => {
+    // A write that is late meets what others wrote meanwhile.
+    const isLate = world.isFaulty && world.random.chance(3 * world.plan.slow)
+    const writeAll = () => {
       const results: R[] = []
       let conflict: unknown
       for (const item of some) {
@@ -144,7 +146,8 @@ function driver<T extends Document>(
       if (isCut) throw new IngestError('DATABASE_UNAVAILABLE', 'the batch was cut')
       if (conflict) throw conflict
       return results
-    })
+    }
+    return ask(world, life, `${name}.${what}`, writeAll, isLate ? world.random.between(500, 6_000) : 0)
   }
   return {
     insertNew: async (documents) => {

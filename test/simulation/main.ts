@@ -4,6 +4,7 @@
  *
  *   --trace             tells it of a run that does not fail, too
  *   --processes P       by default one a processor
+ *   --duel              only scenarios in which a stopped worker is overtaken
  *   --mutation NAME     with one of the mutations of mutations.ts
  */
 import { parseArgs } from 'node:util'
@@ -15,6 +16,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1' },
     processes: { type: 'string' },
     mutation: { type: 'string' },
+    duel: { type: 'boolean', default: false },
     trace: { type: 'boolean', default: false }
   }
 })
@@ -24,16 +26,17 @@ if (!Number.isSafeInteger(first) || !(count >= 1)) {
   process.exit(2)
 }
 const processes = values.processes ? Number(values.processes) : undefined
+const wish = values.duel ? ('duel' as const) : undefined
 const begun = performance.now()
-const result = await runSeeds({ first, count, processes, mutation: values.mutation, traced: values.trace })
+const result = await runSeeds({ first, count, processes, mutation: values.mutation, traced: values.trace, wish })
 const seconds = (performance.now() - begun) / 1000
-for (const { seed, problems } of result.failed) console.log(`seed ${seed}: ${problems.join('; ')}`)
+for (const { seed, problems } of result.failed.slice(0, 20)) console.log(`seed ${seed}: ${problems.join('; ')}`)
 const story = result.failed[0]?.seed ?? (values.trace ? first : undefined)
 if (story !== undefined) {
   const { simulate } = await import('./run.ts')
   if (values.mutation) console.log('(the trace is of the run without the mutation: add --trace to see the other)')
   const { trace, digest } =
-    values.trace && result.failed[0] ? result.failed[0] : await simulate(story, { traced: true })
+    values.trace && result.failed[0] ? result.failed[0] : await simulate(story, { traced: true, wish })
   console.log(`${trace.join('\n')}\nseed ${story}, digest ${digest}`)
 }
 const { seeds, failed, files, messages, duplicates, crashes, faults, settledMs, virtualMs, steps } = result

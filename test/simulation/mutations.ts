@@ -46,6 +46,12 @@ export const mutations: Record<string, Mutation> = {
     from: '{ fields: { reservedKey: 1 }, unique: true,',
     to: '{ fields: { reservedKey: 1 }, unique: false,'
   },
+  'unique-id': {
+    what: 'a registration writes over what is recorded',
+    file: 'test/simulation/database.ts',
+    from: 'if (this.documents.has(document._id) || this.isTaken(document)) return false',
+    to: 'if (this.isTaken(document)) return false'
+  },
   'compare-and-set': {
     what: 'a write does not ask whether somebody was faster',
     file: 'test/simulation/database.ts',

@@ -135,6 +135,8 @@ export class Network {
         if (to.life.isDead) return
         this.#travel(to.life, life, `the answer to ${action}`, () => over(act))
       }
+      // Right before a worker says how it ended is a bad moment to be stopped.
+      if (action === 'files.finish' && this.#world.plan.freezesAtFinish) this.#world.mayFreeze(life)
       this.#travel(life, to.life, action, () => {
         const asked = as(to.life, () => to.broker.call(action, copyOf(params) as object, { timeout: timeoutMs }))
         asked.then(
@@ -170,6 +172,11 @@ export class Network {
     if (isFaulty && random.chance(plan.errors.network)) {
       this.#world.faults++
       this.#world.note(() => `${what} from ${from.name} to ${to.name} is lost`)
+      return
+    }
+    // One that is stopped sends when it goes on.
+    if (from.held) {
+      timeline.schedule(this.#world.now, from, () => this.#travel(from, to, what, arrive))
       return
     }
     timeline.schedule(this.#world.now + this.#world.wayMs(), to, () => {

@@ -14,6 +14,8 @@ export interface PoolOptions {
   /** Ends when this many seeds have failed. */
   enough?: number
   traced?: boolean
+  /** The kind of scenario; by default the seed chooses. */
+  wish?: 'duel'
   /** Answers every run, and not those that failed only. */
   keep?: boolean
 }
@@ -39,7 +41,7 @@ const AT_ONCE = 20
 
 /** Rejects when a process ends by itself: the simulation is broken then, and not a seed. */
 export async function runSeeds(options: PoolOptions): Promise<PoolResult> {
-  const { first, count, enough = Number.POSITIVE_INFINITY, traced = false } = options
+  const { first, count, enough = Number.POSITIVE_INFINITY, traced = false, wish } = options
   const total: PoolResult = {
     ...{ seeds: 0, failed: [], runs: [], files: 0, messages: 0, duplicates: 0 },
     ...{ crashes: 0, faults: 0, settledMs: 0, virtualMs: 0, steps: 0 }
@@ -57,7 +59,7 @@ export async function runSeeds(options: PoolOptions): Promise<PoolResult> {
   const order = (child: ChildProcess): boolean => {
     if (next >= end || total.failed.length >= enough) return false
     const seeds = Math.min(AT_ONCE, end - next)
-    child.send({ first: next, count: seeds, traced })
+    child.send({ first: next, count: seeds, traced, wish })
     next += seeds
     return true
   }

@@ -51,9 +51,16 @@ interface Process {
   lives: number
 }
 
-export async function simulate(seed: number, { traced = false } = {}): Promise<RunResult> {
+export interface RunOptions {
+  /** Tells what happened, too. */
+  traced?: boolean
+  /** By default the seed chooses. */
+  wish?: 'duel'
+}
+
+export async function simulate(seed: number, options: RunOptions = {}): Promise<RunResult> {
   install()
-  const run = new Run(seed, traced)
+  const run = new Run(seed, options)
   return run.toTheEnd()
 }
 
@@ -69,11 +76,11 @@ class Run {
   readonly #operator: Operator
   readonly #rules: Rules
 
-  constructor(seed: number, traced: boolean) {
+  constructor(seed: number, { traced = false, wish }: RunOptions) {
     this.#seed = seed
     const chooser = new Random(seed ^ 0x5eed)
-    this.#scenario = scenarioOf(chooser)
-    const world = new World(seed, () => planOf(chooser, this.#scenario.faultsMs), traced)
+    this.#scenario = scenarioOf(chooser, wish)
+    const world = new World(seed, () => planOf(chooser, this.#scenario), traced)
     this.#world = world
     this.#random = world.random
     this.#backends = {
@@ -106,6 +113,7 @@ class Run {
   async toTheEnd(): Promise<RunResult> {
     const world = this.#world
     world.onCrash = (life) => this.#startAgain(life)
+    world.onFreeze = (life) => this.#overtake(life)
     for (const process of this.#processes) this.#start(process)
     this.#trouble()
     this.#register()
@@ -160,6 +168,30 @@ class Run {
     this.#at(afterMs, () => {
       if (process.life === life) this.#start(process)
     })
+  }
+
+  /**
+   * While a worker is stopped, what it was copying changes, so that another one copies something else. It goes on when
+   * its last words do most harm: a report in the middle of the other's copy, a write after that was stored.
+   */
+  #overtake(life: Life): void {
+    const { documents } = this.#backends.database.collection<FileRecord>('files')
+    const isHeld = ({ status, worker }: FileRecord) => status === 'downloading' && worker?.startsWith(`${life.name}/`)
+    const held = [...documents.values()].filter(isHeld)
+    for (const { serverId, path } of held) {
+      const index = this.#partners.findIndex(({ source }) => source.id === serverId)
+      this.#at(this.#random.between(0, 10_000), () => this.#writers[index]!.drop(path))
+    }
+    const lookOut = () => {
+      const isOvertaken = held.some(({ _id, epoch }) => {
+        const now = documents.get(_id)!
+        const isUnderWay = now.status === 'downloading'
+        return now.epoch > epoch && isUnderWay === this.#world.plan.freezesAtFinish
+      })
+      if (isOvertaken) this.#at(this.#random.between(0, this.#world.plan.writeMs), () => this.#world.goOn(life))
+      else if (life.held) this.#at(50, lookOut)
+    }
+    if (held.length > 0) lookOut()
   }
 
   #at(afterMs: number, act: () => void): void {

@@ -37,6 +37,11 @@ export interface Policy {
 }
 
 export interface Scenario {
+  /**
+   * Nothing goes wrong, but that a worker is stopped for longer than a lease at the worst moment, and another one has
+   * overtaken it when it goes on.
+   */
+  isDuel: boolean
   topology: Record<string, ServiceName[]>
   faultsMs: number
   servers: { name: string; policy: Policy }[]
@@ -53,12 +58,14 @@ export interface Scenario {
   workerSkewMs: number
 }
 
-export function scenarioOf(random: Random): Scenario {
-  const faultsMs = random.pick([15_000, 40_000, 70_000])
-  const many = (most: number) => (random.chance(0.4) ? 0 : random.whole(1, most))
+export function scenarioOf(random: Random, wish?: 'duel'): Scenario {
+  const isDuel = random.chance(0.1) || wish === 'duel'
+  const faultsMs = isDuel ? 90_000 : random.pick([15_000, 15_000, 30_000, 40_000])
+  const many = (most: number) => (isDuel || random.chance(0.4) ? 0 : random.whole(1, most))
   const names = random.chance(0.3) ? ['alpha', 'beta'] : ['alpha']
   return {
-    topology: random.pick(topologies),
+    isDuel,
+    topology: random.pick(isDuel ? topologies.filter(hasTwoWorkers) : topologies),
     faultsMs,
     servers: names.map((name) => ({ name, policy: policyOf(random) })),
     fileEvents: random.whole(6, 16),
@@ -71,6 +78,10 @@ export function scenarioOf(random: Random): Scenario {
     ownerSkewMs: random.pick([0, 0, 2_000]),
     workerSkewMs: random.pick([0, 0, 2_000, 3_600_000])
   }
+}
+
+function hasTwoWorkers(topology: Scenario['topology']): boolean {
+  return Object.values(topology).filter((services) => services.includes('transfer')).length > 1
 }
 
 function policyOf(random: Random): Policy {
@@ -89,7 +100,12 @@ function policyOf(random: Random): Policy {
   }
 }
 
-export function planOf(random: Random, faultsMs: number): FaultPlan {
+export function planOf(random: Random, { isDuel, faultsMs }: Scenario): FaultPlan {
+  if (isDuel) {
+    const errors = { database: 0, store: 0, queue: 0, sftp: 0, network: 0 }
+    const freezing = { freezes: 3, freezesAtFinish: random.chance(0.5), freeze: 0.5, writeMs: 9_000 }
+    return { errors, slow: 0, crashes: 0, crash: 0, ...freezing, until: faultsMs }
+  }
   const rate = () => (random.chance(0.5) ? 0 : random.pick([0.005, 0.02, 0.06]))
   const crashes = random.chance(0.35) ? 0 : random.whole(1, 5)
   return {
@@ -97,6 +113,10 @@ export function planOf(random: Random, faultsMs: number): FaultPlan {
     slow: random.pick([0, 0, 0.01, 0.03]),
     crashes,
     crash: crashes === 0 ? 0 : random.pick([0.002, 0.005, 0.02]),
+    freezes: 0,
+    freezesAtFinish: false,
+    freeze: 0,
+    writeMs: random.pick([5, 100, 2_000]),
     until: faultsMs
   }
 }

@@ -43,13 +43,19 @@ export class SimulatedStore {
     const failure = (message: string) => new IngestError('STORE_UNAVAILABLE', message)
     const ask = <R>(what: string, effect: () => R, signal?: AbortSignal, takesMs?: number) =>
       world.ask(life, { backend: 'store', what: `store.${what}`, effect, failure, signal, takesMs })
+    const writeMs = () => world.random.between(0, world.isFaulty ? world.plan.writeMs : 100)
     return {
       bucket: 'simulated',
       limits: { minPartBytes: 5 * MiB, maxPartBytes: 5 * GiB, maxParts: 10_000, maxObjectBytes: 5 * 1024 * GiB },
       ensureReady: () => ask('ensureReady', () => undefined),
       head: (key, signal) => ask(`head ${key}`, () => this.#shown(key), signal),
       put: (key, body, { metadata, crc32: sum, condition, signal }) =>
-        ask(`put ${key} ${shownCondition(condition)}`, () => this.#put(key, body, metadata, sum, condition), signal),
+        ask(
+          `put ${key} ${shownCondition(condition)}`,
+          () => this.#put(key, body, metadata, sum, condition),
+          signal,
+          writeMs()
+        ),
       createUpload: (key, metadata) => ask(`createUpload ${key}`, () => this.#createUpload(key, metadata)),
       uploadPart: async (key, uploadId, { number, sizeBytes, blocks, signal }) => {
         const pieces: Buffer[] = []
@@ -59,7 +65,7 @@ export class SimulatedStore {
           block.release()
         }
         const put = () => this.#uploadPart(uploadId, number, sizeBytes, joined(pieces))
-        return ask(`uploadPart ${key} ${number}`, put, signal, world.random.between(1, 200))
+        return ask(`uploadPart ${key} ${number}`, put, signal, writeMs())
       },
       listParts: (key, uploadId) =>
         ask(`listParts ${key}`, () => [...this.#upload(uploadId).parts.values()].map(shownPart)),
@@ -77,7 +83,7 @@ export class SimulatedStore {
         ),
       completeUpload: (key, uploadId, { parts, sizeBytes, crc32: sum, condition, signal }) => {
         const complete = () => this.#complete(key, uploadId, parts, sizeBytes, sum, condition)
-        return ask(`complete ${key} ${shownCondition(condition)}`, complete, signal)
+        return ask(`complete ${key} ${shownCondition(condition)}`, complete, signal, writeMs())
       },
       abortUpload: (key, uploadId) => ask(`abort ${key}`, () => void this.uploads.delete(uploadId)),
       read: async (key, { signal } = {}) => {

@@ -23,8 +23,8 @@ export interface Owner {
   /** What its clock is ahead of the world's, ms. */
   skewMs: number
   isDead: boolean
-  /** Virtual ms; 0 while it runs. */
-  stoppedUntil: number
+  /** What came due while it is stopped; null while it runs. */
+  held: Entry[] | null
 }
 
 export interface Entry {
@@ -77,9 +77,8 @@ export class Timeline {
       this.#pop()
       const { owner, act } = entry
       if (act === null || owner?.isDead) continue
-      if (owner && owner.stoppedUntil > entry.at) {
-        entry.at = owner.stoppedUntil
-        this.#push(entry)
+      if (owner?.held) {
+        owner.held.push(entry)
         continue
       }
       this.now = Math.max(this.now, entry.at)
@@ -91,6 +90,13 @@ export class Timeline {
       await settled()
       if (isDone()) return
     }
+  }
+
+  /** Lets a stopped one go on. */
+  release(owner: Owner): void {
+    const { held } = owner
+    owner.held = null
+    for (const entry of held ?? []) this.#push(entry)
   }
 
   mix(value: number): void {

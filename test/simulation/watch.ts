@@ -1,5 +1,6 @@
 /** What must hold at every moment, looked at when something happens: the checker looks at the end only. */
 import type { FileRecord } from '../../domain/file.ts'
+import { follows } from '../support/transitions.ts'
 import type { Backends } from './node.ts'
 import type { Scenario } from './scenario.ts'
 import type { Partner } from './snapshot.ts'
@@ -13,6 +14,12 @@ export function watch(
   const policyOf = (id: string) => scenario.servers.find(({ name }) => `id-${name}` === id)!.policy
 
   files.onWrite = (before, after) => {
+    checkStep(before, after)
+    const key = after.reservedKey
+    if (key !== undefined && before?.reservedKey !== key) {
+      const isShared = [...files.documents.values()].some((other) => other !== after && other.reservedKey === key)
+      if (isShared) world.violation(`${after.path} has the key of another file`)
+    }
     if (after.status !== 'uploaded' || before?.status === 'uploaded') return
     const { path, object, serverId, size, mtime } = after
     const stored = store.objects.get(object!.key)
@@ -25,6 +32,15 @@ export function watch(
       (one) => one.size === size && one.mtime === mtime && Math.min(one.to, world.now) - one.from >= needed
     )
     if (!isSettled) world.violation(`${path} was taken before it had settled`)
+  }
+
+  function checkStep(before: FileRecord | undefined, after: FileRecord): void {
+    const from = before?.status ?? 'null'
+    const to = after.status
+    if (from !== to && !follows[from].includes(to)) world.violation(`${after.path} went from ${from} to ${to}`)
+    if (before && after.epoch < before.epoch) world.violation(`${after.path} went back to epoch ${after.epoch}`)
+    const isHandedOver = from === 'downloading' && to === 'downloading' && before!.worker !== after.worker
+    if (isHandedOver) world.violation(`${after.path} has two workers in epoch ${after.epoch}`)
   }
 
   store.onReplace = (before) => {
@@ -43,8 +59,8 @@ export function watch(
 
   // A worker that was stopped or cut off holds its connections longer than its slots: only without such trouble.
   const { stops, partitions, outages } = scenario
-  const { errors, slow } = world.plan
-  if (stops + partitions + outages + errors.network + errors.database + slow > 0) return
+  const { errors, slow, freezes } = world.plan
+  if (stops + partitions + outages + errors.network + errors.database + slow + freezes > 0) return
   sftp.onConnect = (server) => {
     const { maxConnections } = policyOf(server.id)
     if (server.connections > maxConnections)

@@ -5,6 +5,7 @@ export interface Order {
   first: number
   count: number
   traced: boolean
+  wish?: 'duel'
 }
 
 const mutation = process.argv[2]
@@ -13,9 +14,9 @@ install()
 // Loaded after the mutation and the virtual clock are in place.
 const { simulate } = await import('./run.ts')
 
-process.on('message', async ({ first, count, traced }: Order) => {
+process.on('message', async ({ first, count, traced, wish }: Order) => {
   for (let seed = first; seed < first + count; seed++) {
-    const { trace, ...result } = await simulate(seed, { traced })
+    const { trace, ...result } = await simulate(seed, { traced, wish })
     process.send!({ ...result, trace: result.problems.length > 0 || traced ? trace : [] })
   }
   process.send!('done')

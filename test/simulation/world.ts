@@ -30,6 +30,13 @@ export interface FaultPlan {
   /** How many processes die at a question, and the chance at each. */
   crashes: number
   crash: number
+  /** How many are stopped there for longer than a lease, and the chance at each. */
+  freezes: number
+  freeze: number
+  /** Whether right before a worker says how it ended, and not before other writes. */
+  freezesAtFinish: boolean
+  /** What the store takes for a write at most, ms: a long one lets others overtake. */
+  writeMs: number
   /** When all this ends, virtual ms. */
   until: number
 }
@@ -55,6 +62,9 @@ export class World {
   readonly outages: { backend: Backend; from: number; to: number }[] = []
   /** Called with a life that died by itself. */
   onCrash: (life: Life) => void = () => {}
+  /** Called with a life that was stopped at a question. */
+  onFreeze: (life: Life) => void = () => {}
+  freezes = 0
   crashes = 0
   faults = 0
   /** Numbers the contents of sources. */
@@ -77,7 +87,7 @@ export class World {
 
   violation(problem: string): void {
     this.note(() => `VIOLATION ${problem}`)
-    this.problems.push(problem)
+    if (!this.problems.includes(problem)) this.problems.push(problem)
   }
 
   get isFaulty(): boolean {
@@ -90,7 +100,7 @@ export class World {
 
   newLife(node: string, name: string, skewMs: number): Life {
     const { timeline } = this
-    const state = { isDead: false, stoppedUntil: 0, silentSince: Number.POSITIVE_INFINITY }
+    const state = { isDead: false, held: null, silentSince: Number.POSITIVE_INFINITY }
     return { world: this, timeline, node, name, skewMs, services: new Set(), onDeath: new Set(), ...state }
   }
 
@@ -105,16 +115,20 @@ export class World {
   }
 
   /** SIGSTOP, and SIGCONT after a while. */
-  stop(life: Life, atMostMs: number): void {
-    const forMs = Math.min(atMostMs, this.plan.until - this.now)
-    this.note(() => `${life.name} is stopped for ${Math.round(forMs)} ms`)
-    life.stoppedUntil = this.now + forMs
-    this.timeline.schedule(this.now + Math.min(forMs, 4000), null, () => {
-      if (life.stoppedUntil > this.now) life.silentSince = Math.min(life.silentSince, this.now)
-    })
-    this.timeline.schedule(this.now + forMs, null, () => {
-      if (!life.isDead) life.silentSince = Number.POSITIVE_INFINITY
-    })
+  stop(life: Life, forMs: number): void {
+    if (life.held) return
+    this.note(() => `${life.name} is stopped`)
+    life.held = []
+    life.silentSince = this.now
+    this.timeline.schedule(Math.min(this.now + forMs, this.plan.until), null, () => this.goOn(life))
+  }
+
+  /** Idempotent. */
+  goOn(life: Life): void {
+    if (!life.held || life.isDead) return
+    this.note(() => `${life.name} goes on`)
+    life.silentSince = Number.POSITIVE_INFINITY
+    this.timeline.release(life)
   }
 
   /** How long one way takes, ms. */
@@ -131,10 +145,20 @@ export class World {
     return true
   }
 
+  /** Perhaps stops the process before it can say what it was about to; the worst moment is right before a write. */
+  mayFreeze(life: Life): void {
+    const { plan, random } = this
+    if (!this.isFaulty || this.freezes >= plan.freezes || !random.chance(plan.freeze)) return
+    this.freezes++
+    this.stop(life, random.between(36_000, 70_000))
+    this.onFreeze(life)
+  }
+
   ask<R>(life: Life, { backend, what, effect, failure, signal, takesMs = 0 }: Question<R>): Promise<R> {
     const { timeline, random, plan } = this
     return new Promise<R>((resolve, reject) => {
       if (life.isDead || this.#dies(life, `before ${what}`)) return
+      if (takesMs > 0 && !plan.freezesAtFinish) this.mayFreeze(life)
       let isOver = false
       const over = (act: () => void) => {
         if (isOver) return
@@ -153,7 +177,7 @@ export class World {
         const afterMs = random.chance(0.7) ? this.wayMs() : random.between(1000, 9000)
         timeline.schedule(this.now + afterMs, life, () => over(() => reject(failure(message))))
       }
-      timeline.schedule(this.now + this.wayMs() + takesMs, null, () => {
+      const arrive = () => {
         // What a process sent before it died may arrive or not.
         if ((life.isDead || isOver) && random.chance(0.5)) return
         if (this.isDown(backend)) return fail(`${backend} is away`)
@@ -171,7 +195,11 @@ export class World {
         if (isWrong) return fail('the answer was lost')
         if (life.isDead || this.#dies(life, `after ${what}`)) return
         answer(() => resolve(result))
-      })
+      }
+      const send = () => timeline.schedule(this.now + this.wayMs() + takesMs, null, arrive)
+      // One that is stopped sends when it goes on.
+      if (life.held) timeline.schedule(this.now, life, send)
+      else send()
     })
   }
 }
