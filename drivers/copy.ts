@@ -257,10 +257,18 @@ class Copy {
     const upload: UploadState = { uploadId: null, partBytes: plan.partBytes, size, mtime, parts: [] }
     // The intent comes first; whatever a crash left behind under this key is aborted.
     await this.#job.keepUpload(upload)
-    if (this.#hasUpload) await this.#abortStrays()
+    await this.#abandonUpload()
     this.#hasUpload = true
+    await this.#job.stillOurs()
     upload.uploadId = await this.#store.createUpload(this.#key, this.#metadata)
-    await this.#job.keepUpload(upload)
+    try {
+      await this.#job.keepUpload(upload)
+    } catch (error) {
+      // Overtaken meanwhile: nobody else knows of this one.
+      if ((error as IngestError).type === 'LEASE_LOST')
+        await this.#store.abortUpload(this.#key, upload.uploadId).catch(() => undefined)
+      throw error
+    }
     return upload
   }
 

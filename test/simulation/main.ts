@@ -45,4 +45,4 @@ console.log(
     `${crashes} crashes, ${faults} faults; settled within ${settledMs / 1000} s; ` +
     `${(virtualMs / 3_600_000).toFixed(1)} virtual hours, ${steps} steps in ${seconds.toFixed(1)} s`
 )
-process.exit(failed.length > 0 ? 1 : 0)
+process.exitCode = failed.length > 0 ? 1 : 0
