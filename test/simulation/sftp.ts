@@ -82,8 +82,8 @@ class Connection implements Sftp {
 
   /** The server's side. */
   begin(): void {
-    // The kernel of a process that died meanwhile has hung up.
-    if (this.#life.isDead) return
+    // Whoever died or gave up meanwhile has hung up.
+    if (this.#life.isDead || this.closed.aborted) return
     this.#isOpen = true
     this.#server.connections++
     this.#all.add(this)
