@@ -6,6 +6,8 @@ import type { Database } from '../drivers/db/connection.ts'
 export interface CollectionMixinOptions {
   name: string
   indexes: Index[]
+  /** What an operator has to know when records were lost by a crash of the embedded database. */
+  ifLost?: string
 }
 
 /** What a service has by `collectionMixin`, beside moleculer-db's `_find`, `_get`, `_count` and `_list`. */
@@ -19,7 +21,7 @@ export interface WithCollection<T extends Document> {
  * of them would get around the state machine; its `started` is not used either, since it tries for ever and a
  * folder that is in use should end the start. The service has a method `openDatabase`.
  */
-export function collectionMixin({ name, indexes }: CollectionMixinOptions): Partial<ServiceSchema> {
+export function collectionMixin({ name, indexes, ifLost = '' }: CollectionMixinOptions): Partial<ServiceSchema> {
   const { actions: _actions, started: _started, stopped: _stopped, ...reading } = DbService as unknown as ServiceSchema
   return {
     mixins: [reading],
@@ -32,6 +34,7 @@ export function collectionMixin({ name, indexes }: CollectionMixinOptions): Part
       this.adapter = this.database.adapter(name)
       this.adapter.init(this.broker, this)
       await this.adapter.connect()
+      for (const sentence of this.database.damageOf?.(name) ?? []) this.logger.warn(`${sentence}. ${ifLost}`)
       this.collection = await this.database.collection(this.adapter, indexes)
     },
     async stopped() {

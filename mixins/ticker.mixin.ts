@@ -8,6 +8,8 @@ interface TickerOptions {
   action: string
 }
 
+const NOT_THERE_YET_MS = 200
+
 interface Ticker {
   timer: NodeJS.Timeout | null
   running: Promise<void> | null
@@ -29,14 +31,18 @@ export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
           return
         }
         if (ticker.timer) clearTimeout(ticker.timer)
-        ticker.running = this[`${options.name}Tick`](ticker)
+        ticker.running = this[`${options.name}Tick`](ticker).then((waitMs: number) => {
+          ticker.running = null
+          ticker.again = false
+          if (!ticker.stopped) ticker.timer = setTimeout(() => this[`${options.name}Now`](), waitMs)
+        })
       },
 
-      async [`${options.name}Tick`](this: any, ticker: Ticker) {
+      /** Answers how long to wait until the next one. */
+      async [`${options.name}Tick`](this: any, ticker: Ticker): Promise<number> {
+        // The start of the service has not ended: its actions are not there yet.
+        if (!this.broker.registry.actions.isAvailable(options.action)) return NOT_THERE_YET_MS
         try {
-          // The start of the service has not ended: its actions are not there yet.
-          if (!this.broker.registry.actions.isAvailable(options.action))
-            return this[`${options.name}Later`](ticker, 200)
           await this.broker.call(options.action, {}, { nodeID: this.broker.nodeID, timeout: 0, retries: 0 })
           if (ticker.failing) this.logger.info(`${options.name} works again`)
           ticker.failing = false
@@ -44,14 +50,7 @@ export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
           if (!ticker.failing) this.logger.warn(`${options.name} fails and is tried again: ${(error as Error).message}`)
           ticker.failing = true
         }
-        this[`${options.name}Later`](ticker, ticker.again && !ticker.failing ? 0 : options.everyMs)
-      },
-
-      [`${options.name}Later`](this: any, ticker: Ticker, waitMs: number) {
-        ticker.running = null
-        if (ticker.stopped) return
-        ticker.again = false
-        ticker.timer = setTimeout(() => this[`${options.name}Now`](), waitMs)
+        return ticker.again && !ticker.failing ? 0 : options.everyMs
       }
     },
 
