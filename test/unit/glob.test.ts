@@ -52,6 +52,22 @@ describe('compileGlob', () => {
     expect(matches(pattern, text)).toBe(expected)
   })
 
+  test('a pattern with one star or none says the same as one whose every character is in brackets', () => {
+    const text = fc.array(fc.constantFrom('a', 'b', '.', '/', '🚢', '\n'), { maxLength: 4 }).map((all) => all.join(''))
+    const bracketed = (part: string) => [...part].map((one) => (one === '/' ? one : `[${one}]`)).join('')
+    fc.assert(
+      fc.property(text, text, text, fc.boolean(), (start, middle, end, hasStar) => {
+        const [plain, long] = hasStar
+          ? [`${start}*${end}`, `${bracketed(start)}*${bracketed(end)}`]
+          : [start + end, bracketed(start + end)]
+        for (const name of [start + middle + end, start + end, middle, `${start}${end.slice(1)}`]) {
+          expect(matches(plain, name)).toBe(matches(long, name))
+        }
+      }),
+      { numRuns: 2000 }
+    )
+  })
+
   test('agrees with picomatch wherever a name has no dots alone', () => {
     const piece = fc.constantFrom('a', 'b', '.', '*', '?', '[ab]', '[^a]', '{a,b}', '{a*,bb}', '/', '**/', '/**')
     const patterns = fc
