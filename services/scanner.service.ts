@@ -198,6 +198,7 @@ export function scannerService(config: Config): ServiceSchema {
       async scanFailed(scan: RunningScan<ScanOrder>, error: unknown, signal: AbortSignal): Promise<void> {
         if (this.stop.signal.aborted) return this.giveBack(scan)
         const { order, slotId } = scan
+        this.known.pass(scannedBy(order))
         // A scan that was lost says nothing about the server.
         if (signal.aborted) return slotId ? this.releaseSlot(order.target.id, slotId) : undefined
         this.logger.warn(`${order.name}: the scan failed: ${(error as Error).message}`)
@@ -215,7 +216,7 @@ export function scannerService(config: Config): ServiceSchema {
       async list(sftp: Sftp, order: ScanOrder, signal: AbortSignal): Promise<ScanResult> {
         const { broker } = this
         const serverId = order.target.id
-        const scanned = { serverId, generation: order.generation, scanEpoch: order.scanEpoch }
+        const scanned = scannedBy(order)
         const known = this.known.begin(scanned, Date.now())
         let isComplete = false
         try {
@@ -323,6 +324,11 @@ export function scannerService(config: Config): ServiceSchema {
       await Promise.allSettled([...this.scans, ...this.looking])
     }
   } as ServiceSchema
+}
+
+/** As what is remembered of it is named. */
+function scannedBy({ target, generation, scanEpoch }: ScanOrder) {
+  return { serverId: target.id, generation, scanEpoch }
 }
 
 /** As a report names it. */

@@ -140,6 +140,12 @@ export class KnownServers {
     }
   }
 
+  /** A scan ended before it listed anything: what was known before it holds for the next one. */
+  pass({ serverId, scanEpoch }: Scanned): void {
+    const memory = this.#memories.get(serverId)
+    if (memory?.scanEpoch === scanEpoch - 1) memory.scanEpoch = scanEpoch
+  }
+
   forget(serverId: string): void {
     const memory = this.#memories.get(serverId)
     if (!memory) return

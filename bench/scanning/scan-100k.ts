@@ -62,11 +62,13 @@ export async function scanLargeFolder({ isSmall }: ScanOptions): Promise<Finding
       return { summary, seconds, calls: Object.values(calls).reduce((sum, one) => sum + one, 0), used }
     }
 
+    await scanner.ask('meet')
     const first = await scan()
     await owners.stop()
     await storeAll(join(dataDir, 'files.db'))
     owners = start('owners-side.ts')
     await owners.ask('start', job)
+    await scanner.ask('meet')
     const learning = await scan()
     const unchanged = []
     for (let run = 0; run < RUNS; run++) unchanged.push(await scan())

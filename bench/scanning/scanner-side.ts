@@ -39,6 +39,10 @@ answer({
     broker.createService({ mixins: [scannerService(config)], methods: { openSftp } } as unknown as ServiceSchema)
     await broker.start()
   },
+  /** Resolves when it knows where the others are, again after a restart of theirs. */
+  async meet() {
+    await broker.waitForServices(['servers', 'files'], 30_000)
+  },
   reset: resetUsage,
   usage,
   /** The bare listing of one folder, without Longshore's scan. */

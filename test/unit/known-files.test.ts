@@ -105,6 +105,15 @@ describe('KnownServers', () => {
     expect(isKnown(servers, scanned, now)).toBe(false)
   })
 
+  test('a scan that could not connect costs nothing of what is known, but one of another scanner before it does', () => {
+    const servers = open()
+    servers.end(first, knowing(1), start)
+    servers.pass({ ...first, scanEpoch: 8 })
+    expect(isKnown(servers, { ...first, scanEpoch: 9 })).toBe(true)
+    servers.pass({ ...first, scanEpoch: 10 })
+    expect(isKnown(servers, { ...first, scanEpoch: 11 })).toBe(false)
+  })
+
   test('everything is asked about again however often the server is scanned', () => {
     const servers = open()
     let asked = 0
