@@ -128,24 +128,24 @@ function driver<T extends Document>(
   collection: SimulatedCollection<T>
 ): Collection<T> {
   /** A batch, or its first part only: then the caller never learns how far it came. */
-  const batch = <I, R>(what: string, items: I[], write: (item: I) => R): Promise<R[]> => {
+  const batch = <I>(what: string, items: I[], write: (item: I) => boolean): Promise<boolean[]> => {
     const isCut = items.length > 1 && world.isFaulty && world.random.chance(world.plan.errors.database)
     const some = isCut ? items.slice(0, world.random.whole(0, items.length - 1)) : items
     // A write that is late meets what others wrote meanwhile.
     const isLate = world.isFaulty && world.random.chance(3 * world.plan.slow)
     const writeAll = () => {
-      const results: R[] = []
-      let conflict: unknown
-      for (const item of some) {
+      let isTaken = false
+      const written = some.map((item) => {
         try {
-          results.push(write(item))
-        } catch (error) {
-          conflict ??= error
+          return write(item)
+        } catch {
+          isTaken = true
+          return false
         }
-      }
+      })
       if (isCut) throw new IngestError('DATABASE_UNAVAILABLE', 'the batch was cut')
-      if (conflict) throw conflict
-      return results
+      if (isTaken) throw new IngestError('CONFLICT', 'a unique key is taken', { data: { written } })
+      return written
     }
     return ask(world, life, `${name}.${what}`, writeAll, isLate ? world.random.between(500, 6_000) : 0)
   }

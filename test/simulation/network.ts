@@ -136,7 +136,7 @@ export class Network {
         this.#travel(to.life, life, `the answer to ${action}`, () => over(act))
       }
       // Right before a worker says how it ended is a bad moment to be stopped.
-      if (action === 'files.finish' && this.#world.plan.freezesAtFinish) this.#world.mayFreeze(life)
+      if (action.startsWith('files.finish') && this.#world.plan.freezesAtFinish) this.#world.mayFreeze(life)
       this.#travel(life, to.life, action, () => {
         const asked = as(to.life, () => to.broker.call(action, copyOf(params) as object, { timeout: timeoutMs }))
         asked.then(
