@@ -157,11 +157,16 @@ describe('scanners beside servers and files', () => {
 
   test('a server goes back to the scanner that knows it, while that one lives', async () => {
     await startScanner('one')
-    const quick = simulated(6).map((server) => ({ ...server, interval: 20, host: `simulated-${server.name}` }))
+    // Spread, so that the ticks of both come between: without affinity they would share them.
+    const quick = simulated(30).map((server, index) => ({
+      ...server,
+      interval: 20,
+      nextScanAt: Date.now() + index * 300
+    }))
     await owners.ask('insertServers', quick)
-    await waitFor(async () => (await punctuality()).scans === 6, { timeoutMs: 30_000, what: 'all scans to begin' })
+    await waitFor(async () => (await punctuality()).scans === 30, { timeoutMs: 30_000, what: 'all scans to begin' })
     await startScanner('two')
-    await waitFor(async () => (await punctuality()).scans >= 12, { timeoutMs: 60_000, what: 'a second round' })
+    await waitFor(async () => (await punctuality()).scans >= 60, { timeoutMs: 60_000, what: 'a second round' })
     expect((await punctuality()).byScanner).toEqual({ 'one/scanner': expect.any(Number) })
   })
 })
