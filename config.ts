@@ -52,6 +52,10 @@ export interface Config {
   api: { host: string; port: number }
   /** null: no metrics server of its own. */
   metricsPort: number | null
+  /** Of files in this process's memory, over all servers. */
+  inFlightBytes: number
+  /** Bytes a second that this process reads from all servers together; null: no limit. */
+  bandwidth: number | null
   /** Absolute. */
   dataDir: string
   logLevel: string
@@ -172,6 +176,11 @@ const encryptionKey = z.string().transform((value, context) => {
 const text = (form: RegExp, should: string) => z.string().regex(form, should)
 const shortText = text(/^[\x21-\x7e]{1,255}$/, 'should be 1 to 255 printable characters without a space')
 
+const byteCount = (least: number, should: string) =>
+  text(/^\d{1,15}$/, should)
+    .transform(Number)
+    .refine((value) => value >= least, should)
+
 interface Row<Schema extends z.ZodType> {
   schema: Schema
   meaning: string
@@ -264,6 +273,15 @@ const variables = {
   ),
   API_PORT: row('The port of the API; 0 picks a free one and logs it', port, '3000'),
   METRICS_PORT: row('The port of /metrics and /health on a process without api; absent: none', port),
+  BANDWIDTH: row(
+    'Bytes a second that this process reads from all servers together, at least 65536; absent: no limit',
+    byteCount(64 * 1024, 'should be a whole number of bytes a second, at least 65536 (64 KiB)')
+  ),
+  IN_FLIGHT_BYTES: row(
+    'Bytes of files that this process holds in memory at most, over all servers; at least 16777216 (16 MiB)',
+    byteCount(16 * 1024 ** 2, 'should be a whole number of bytes, at least 16777216 (16 MiB)'),
+    String(80 * 1024 ** 2)
+  ),
   DATA_DIR: row('The folder of the embedded backends', z.string(), './data'),
   LOG_LEVEL: row('How much is logged', z.enum(logLevels, `should be one of ${logLevels.join(', ')}`), 'info'),
   FAILPOINTS: row('For tests of Longshore itself: where a process kills itself, fails or pauses', failpoints)
@@ -317,6 +335,8 @@ export function loadConfig(env: NodeJS.ProcessEnv, options: { withoutServices?: 
     rateLimit: values.RATE_LIMIT!,
     api: { host, port: values.API_PORT! },
     metricsPort: values.METRICS_PORT,
+    inFlightBytes: values.IN_FLIGHT_BYTES!,
+    bandwidth: values.BANDWIDTH,
     dataDir,
     logLevel: values.LOG_LEVEL!,
     failpoints: values.FAILPOINTS ?? [],

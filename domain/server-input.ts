@@ -21,7 +21,7 @@ const root = z
   .regex(/^\//, 'must be an absolute path on the server, such as /outgoing')
   .refine((path) => !path.includes('\0'), 'must not contain NUL')
 /** Less would not carry one block of a file in a few seconds. */
-const MIN_BANDWIDTH = 16 * 1024
+const MIN_BANDWIDTH = 64 * 1024
 const algorithms = z.strictObject(
   Object.fromEntries(ALGORITHM_KINDS.map((kind) => [kind, algorithmNames(kind).optional()])) as Record<
     AlgorithmKind,

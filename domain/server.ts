@@ -221,6 +221,16 @@ export function takeSlot(server: ServerRecord, slot: Omit<Slot, 'at' | 'until'>,
   return { ...server, slotWantedUntil, slots: [...slots, { ...slot, at: now, until: now + SLOT_LEASE_MS }] }
 }
 
+/**
+ * What one holder of a copying slot may read a second, null without a limit: its share of `bandwidth` among those that
+ * hold one now.
+ */
+export function bandwidthShare(server: ServerRecord, now: number): number | null {
+  if (!server.bandwidth) return null
+  const sharers = server.slots.filter((slot) => slot.kind === 'transfer' && slot.until > now).length
+  return server.bandwidth / Math.max(1, sharers)
+}
+
 export function releaseSlot(server: ServerRecord, slotId: string): ServerRecord {
   return { ...server, slots: server.slots.filter((held) => held.id !== slotId) }
 }

@@ -35,6 +35,8 @@ export interface CopyJob {
   onBytes(bytes: number): void
   /** Whether to stop before the next part of a large file: what is finished is kept, and another worker goes on. */
   isLeaving(): boolean
+  /** Bytes that an earlier attempt has stored already. */
+  onKept(bytes: number): void
 }
 
 /** Large files share the lanes of their connection, so few of them are enough to keep these busy while one ends. */

@@ -17,6 +17,7 @@ export interface RangeCopyOptions {
     signal: AbortSignal
     keepUpload(upload: UploadState | null): Promise<void>
     onBytes(bytes: number): void
+    onKept(bytes: number): void
     isLeaving(): boolean
   }
   plan: PartPlan
@@ -43,7 +44,7 @@ export class RangeCopy {
     this.#signal = AbortSignal.any([job.signal, this.#stop.signal])
     const done = new Set(upload.parts.map((part) => part.number))
     this.#missing = Array.from({ length: plan.count }, (_, index) => index + 1).filter((number) => !done.has(number))
-    for (const part of upload.parts) job.onBytes(part.sizeBytes)
+    for (const part of upload.parts) job.onKept(part.sizeBytes)
   }
 
   /**

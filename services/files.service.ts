@@ -29,6 +29,10 @@ interface Hold {
   epoch: number
 }
 
+interface Progressing extends Hold {
+  progress: FileRecord['progress']
+}
+
 interface FilesService {
   collection: Collection<FileRecord>
   records: FileRecords
@@ -106,14 +110,13 @@ export function filesService(config: Config): ServiceSchema {
       /** All holds of one worker in one call. Answers the ids that it no longer holds. */
       renew: {
         params: { holds: { type: 'array', items: { type: 'object' } } },
-        async handler(this: any, ctx: Context<{ holds: (Hold & { progress: FileRecord['progress'] })[] }>) {
-          const lost: string[] = []
-          for (const { id, epoch, progress } of ctx.params.holds) {
-            const kept = await mutate<FileRecord>(this.collection, id, (file) =>
-              machine.renew(file, epoch, progress, Date.now())
-            )
-            if (!kept) lost.push(id)
-          }
+        async handler(this: any, ctx: Context<{ holds: Progressing[] }>) {
+          const { holds } = ctx.params
+          const kept: FileRecord[] = await this.records.changeEach(holds, (file: FileRecord, one: Progressing) =>
+            machine.renew(file, one.epoch, one.progress, Date.now())
+          )
+          const ids = new Set(kept.map(({ _id }) => _id))
+          const lost = holds.filter(({ id }) => !ids.has(id)).map(({ id }) => id)
           return { lost }
         }
       },

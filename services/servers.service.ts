@@ -296,7 +296,10 @@ export function serversService(config: Config): ServiceSchema {
         }
       },
 
-      /** Leases one of the server's connections. `{slotId, order}`, or `{slotId: null, reason}` when there is none now. */
+      /**
+       * Leases one of the server's connections. `{slotId, order, bytesPerSecond}`, or `{slotId: null, reason}` when there
+       * is none now.
+       */
       takeSlot: {
         params: { ...byId, kind: { type: 'enum', values: [...registry.SLOT_KINDS] }, holder: 'string' },
         async handler(this: any, ctx: Context<{ id: string; kind: Slot['kind']; holder: string }>) {
@@ -309,25 +312,31 @@ export function serversService(config: Config): ServiceSchema {
             return registry.takeSlot(current, slot, Date.now())
           })
           if (!server || reason) return { slotId: null, reason: reason || 'no such server' }
-          return { slotId: slot.id, order: workOrder(server) }
+          const bytesPerSecond = registry.bandwidthShare(server, Date.now())
+          return { slotId: slot.id, order: workOrder(server), bytesPerSecond }
         }
       },
 
-      /** All slots of one worker in one call. `{lost, wanted}`: slots that are gone, and servers where somebody waits. */
+      /**
+       * All slots of one worker in one call. `{lost, wanted, shares}`: slots that are gone, slots that somebody else waits
+       * for, and what each slot may read a second now (null: no limit).
+       */
       renewSlots: {
         params: { slots: { type: 'array', items: { type: 'object' } } },
         async handler(this: any, ctx: Context<{ slots: { serverId: string; slotId: string }[] }>) {
           const lost: string[] = []
           const wanted: string[] = []
+          const shares: Record<string, number | null> = {}
           for (const { serverId, slotId } of ctx.params.slots) {
             const now = Date.now()
             const server = await mutate<ServerRecord>(this.collection, serverId, (current) =>
               registry.renewSlot(current, slotId, now)
             )
             if (!server) lost.push(slotId)
-            else if (server.slotWantedUntil > now) wanted.push(slotId)
+            else shares[slotId] = registry.bandwidthShare(server, now)
+            if (server && server.slotWantedUntil > now) wanted.push(slotId)
           }
-          return { lost, wanted }
+          return { lost, wanted, shares }
         }
       },
 

@@ -3,22 +3,32 @@ import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { blameOf, IngestError, recordedError } from '../domain/errors.ts'
 import { type FileRecord, RENEW_MS } from '../domain/file.ts'
-import { byPriority, type Priorities, urgentOf } from '../domain/priority.ts'
+import { type Priorities, urgentOf } from '../domain/priority.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import { connectSftp } from '../drivers/sftp/connection.ts'
-import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
+import type { ConnectOptions, Pace, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 import { openStore } from '../drivers/store/open.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
+import { Bandwidth } from '../workers/bandwidth.ts'
 import { type Connector, connectToServer } from '../workers/connect.ts'
 import { type Copying, concurrencyFor, Drain, SELF_STOP_MS } from '../workers/drain.ts'
 import type { Finished } from '../workers/finisher.ts'
+import { MemoryBudget } from '../workers/memory-budget.ts'
 import { persistently } from '../workers/persistently.ts'
+import { Turns } from '../workers/turns.ts'
 import type { WorkOrder } from './servers.service.ts'
 
-const MAX_SERVERS = 8
 /** A changed priority counts after this. */
 const PRIORITIES_MS = 10_000
+/** A turn is short enough for another server's single file to be stored within 2 s, connecting included. */
+const TURNS = { places: 16, maxStays: 128, turnMs: 1_000 }
+const SERVERS_A_LOOK = 2 * TURNS.places
+/** Progress is told once a second; a lease is renewed less often. */
+const RENEW_LOOK_MS = 1_000
+const RENEW_AFTER_MS = RENEW_MS / 2
+/** The record of such a file names so many parts that the embedded database should not write it every second. */
+const LARGE_RECORD_FILE_BYTES = 16 * 1024 ** 3
 /** A finished copy is reported for as long as its lease may last; after that the next claim finds the object. */
 const REPORT_FOR_MS = 20_000
 const DRAIN_MS = 15_000
@@ -26,6 +36,8 @@ const DRAIN_MS = 15_000
 interface Stay {
   slotId: string
   drain: Drain | null
+  /** Its turn was over before it was connected. */
+  isResting: boolean
   ended: Promise<void>
 }
 
@@ -35,30 +47,27 @@ export function transferService(config: Config): ServiceSchema {
     dependencies: ['servers', 'files'],
     mixins: [
       tickerMixin({ name: 'work', everyMs: 2_000, action: 'transfer.takeWork' }),
-      tickerMixin({ name: 'renew', everyMs: RENEW_MS / 2, action: 'transfer.renew' })
+      tickerMixin({ name: 'renew', everyMs: RENEW_LOOK_MS, action: 'transfer.renew' })
     ],
 
     actions: {
-      /** Begins to drain servers that have something to copy, as far as there is room. */
+      /** Looks which servers have something to copy, and begins with those whose turn it is. */
       takeWork: {
         async handler(this: any, ctx: Context) {
           if (this.leaving) return
           const priorities = await this.currentPriorities(ctx)
-          const request = { after: this.cursor, limit: MAX_SERVERS * 2, first: urgentOf(priorities) }
-          const { urgent, others } = await ctx.call<Record<'urgent' | 'others', string[]>, object>(
-            'files.work',
-            request
-          )
-          // Round and round, so that no server waits for ever behind those with smaller ids.
-          this.cursor = others.at(-1) ?? ''
-          for (const id of byPriority([...urgent, ...others], priorities)) {
-            if (this.stays.size >= MAX_SERVERS) break
-            if (!this.stays.has(id)) await this.arrive(id)
+          if (this.turns.isOpen) {
+            const look = { after: this.cursor, limit: SERVERS_A_LOOK, first: urgentOf(priorities) }
+            const { urgent, others } = await ctx.call<Record<'urgent' | 'others', string[]>, object>('files.work', look)
+            // Round and round, so that no server waits for ever behind those with smaller ids.
+            this.cursor = others.length < SERVERS_A_LOOK ? '' : others.at(-1)
+            for (const id of [...urgent, ...others]) this.wants(id)
           }
+          await this.takeTurns(priorities)
         }
       },
 
-      /** Renews every file and every connection slot of this worker, each kind in one call. */
+      /** Renews files and connection slots of this worker, each kind in one call, and tells how far the copies are. */
       renew: {
         async handler(this: any, ctx: Context) {
           const copying: [Drain, Copying][] = [...this.stays.values()].flatMap(({ drain }: Stay) =>
@@ -79,14 +88,17 @@ export function transferService(config: Config): ServiceSchema {
       status: {
         handler(this: any) {
           return [...this.stays.values()].flatMap(({ drain }: Stay) =>
-            [...(drain?.copying.values() ?? [])].map(({ file, bytes }) => ({ id: file._id, path: file.path, bytes }))
+            [...(drain?.copying.values() ?? [])].map(({ file, progress }) => {
+              return { id: file._id, path: file.path, bytes: progress.bytes }
+            })
           )
         }
       }
     },
 
     events: {
-      'file.pending'(this: any) {
+      'file.pending'(this: any, ctx: Context<{ serverId?: string }>) {
+        if (ctx.params.serverId) this.wants(ctx.params.serverId)
         this.workNow()
       },
       'file.cancelled'(this: any, ctx: Context<{ id: string }>) {
@@ -111,30 +123,72 @@ export function transferService(config: Config): ServiceSchema {
         return connectSftp(target, options)
       },
 
-      async arrive(id: string): Promise<void> {
+      /** The server has something to copy: a stay there looks for it, or one is due. */
+      wants(id: string): void {
+        const stay: Stay | undefined = this.stays.get(id)
+        if (stay && !stay.isResting) stay.drain?.goOn()
+        else this.turns.wants(id, Date.now())
+      },
+
+      async takeTurns(priorities: Priorities): Promise<void> {
+        const { begin, rest, againMs } = this.turns.next(Date.now(), priorities)
+        for (const id of rest) {
+          const stay: Stay | undefined = this.stays.get(id)
+          if (!stay) continue
+          stay.isResting = true
+          stay.drain?.rest()
+        }
+        clearTimeout(this.nextTurn)
+        if (againMs !== null) this.nextTurn = setTimeout(() => this.workNow(), againMs)
+        await Promise.all(begin.map((id: string) => this.begin(id)))
+      },
+
+      /** A new stay, or one that rested goes on. */
+      async begin(id: string): Promise<void> {
+        const resting: Stay | undefined = this.stays.get(id)
+        if (resting) {
+          resting.isResting = false
+          resting.drain?.goOn()
+          return
+        }
+        try {
+          if (!(await this.arrive(id))) this.turns.left(id, Date.now())
+        } catch (error) {
+          this.turns.left(id, Date.now())
+          throw error
+        }
+      },
+
+      /** Answers whether there was a connection slot for the stay. */
+      async arrive(id: string): Promise<boolean> {
         const request = { id, kind: 'transfer', holder: this.worker }
-        const { slotId, order }: any = await this.broker.call('servers.takeSlot', request)
-        if (!slotId) return
-        const stay: Stay = { slotId, drain: null, ended: Promise.resolve() }
+        const { slotId, order, bytesPerSecond }: any = await this.broker.call('servers.takeSlot', request)
+        if (!slotId) return false
+        const stay: Stay = { slotId, drain: null, isResting: false, ended: Promise.resolve() }
         this.stays.set(id, stay)
-        stay.ended = this.stay(id, stay, order).finally(() => {
+        const pace = this.bandwidth.of(id, bytesPerSecond ?? null)
+        stay.ended = this.stay(id, stay, order, pace).finally(() => {
           this.stays.delete(id)
+          this.turns.left(id, Date.now())
           this.broker.call('servers.releaseSlot', { id, slotId }).catch(() => undefined)
         })
+        return true
       },
 
       /** One stay at one server, from the connection to the last file. */
-      async stay(id: string, stay: Stay, order: WorkOrder): Promise<void> {
+      async stay(id: string, stay: Stay, order: WorkOrder, pace: Pace): Promise<void> {
         let copied = 0
         try {
-          const sftp = await connectToServer(this.connector, order.target, this.stop.signal)
+          const sftp = await connectToServer(this.connector, order.target, this.stop.signal, pace)
           try {
             stay.drain = new Drain(sftp, this.store, this.ports(id, order.policy.keyTemplate), {
               checksum: order.policy.checksum,
               concurrency: concurrencyFor(sftp.latencyMs),
+              memory: this.memory.join(),
               signal: this.stop.signal
             })
             if (this.leaving) stay.drain.leave()
+            if (stay.isResting) stay.drain.rest()
             copied = await stay.drain.run()
           } finally {
             await sftp.close()
@@ -176,28 +230,35 @@ export function transferService(config: Config): ServiceSchema {
       },
 
       async renewFiles(ctx: Context, copying: [Drain, Copying][]): Promise<void> {
-        if (copying.length === 0) return
         const now = Date.now()
-        const holds = copying.map(([, { file, bytes, startedAt }]) => {
-          const bytesPerSecond = Math.round((bytes * 1000) / Math.max(1, now - startedAt))
-          return { id: file._id, epoch: file.epoch, progress: { bytes, bytesPerSecond } }
+        const due = copying.flatMap(([drain, one]) => {
+          const everyMs = one.file.size > LARGE_RECORD_FILE_BYTES ? RENEW_AFTER_MS : RENEW_LOOK_MS
+          const isDue = one.progress.isDue(now, everyMs) || now - one.renewedAt >= RENEW_AFTER_MS
+          return isDue ? [{ drain, one, progress: one.progress.tell(now) }] : []
         })
+        if (due.length === 0) return
+        const holds = due.map(({ one: { file }, progress }) => ({ id: file._id, epoch: file.epoch, progress }))
         const { lost } = await ctx.call<{ lost: string[] }, object>('files.renew', { holds })
-        for (const [drain, one] of copying) {
-          if (lost.includes(one.file._id)) drain.giveUp(one.file._id, 'another worker holds the file')
-          else one.renewedAt = now
+        for (const { drain, one, progress } of due) {
+          const { _id: id, serverId, size } = one.file
+          if (lost.includes(id)) {
+            drain.giveUp(id, 'another worker holds the file')
+            continue
+          }
+          one.renewedAt = now
+          ctx.broadcast('file.progress', { id, serverId, size, ...progress })
         }
       },
 
       async renewSlots(ctx: Context): Promise<void> {
         const stays: [string, Stay][] = [...this.stays]
-        if (stays.length === 0) return
+        if (stays.length === 0 || Date.now() - this.slotsRenewedAt < RENEW_AFTER_MS) return
         const slots = stays.map(([serverId, { slotId }]) => ({ serverId, slotId }))
-        const { lost, wanted } = await ctx.call<{ lost: string[]; wanted: string[] }, object>('servers.renewSlots', {
-          slots
-        })
-        for (const [, { slotId, drain }] of stays) {
+        const { lost, wanted, shares } = await ctx.call<any, object>('servers.renewSlots', { slots })
+        this.slotsRenewedAt = Date.now()
+        for (const [id, { slotId, drain }] of stays) {
           if (lost.includes(slotId) || wanted.includes(slotId)) drain?.leave()
+          if (slotId in (shares ?? {})) this.bandwidth.of(id, shares[slotId])
         }
       }
     },
@@ -205,6 +266,10 @@ export function transferService(config: Config): ServiceSchema {
     created(this: any) {
       this.worker = `${this.broker.nodeID}/transfer`
       this.stays = new Map()
+      this.turns = new Turns(TURNS)
+      this.memory = new MemoryBudget(config.inFlightBytes)
+      this.bandwidth = new Bandwidth(config.bandwidth)
+      this.slotsRenewedAt = 0
       this.cursor = ''
       this.priorities = {}
       this.prioritiesAt = 0
@@ -226,6 +291,7 @@ export function transferService(config: Config): ServiceSchema {
     /** Claims nothing more, goes on with what is in flight for a while, then hands it back with its parts kept. */
     async stopped(this: any) {
       this.leaving = true
+      clearTimeout(this.nextTurn)
       const stays: Stay[] = [...this.stays.values()]
       for (const { drain } of stays) drain?.leave()
       const ended = Promise.allSettled(stays.map((stay) => stay.ended))

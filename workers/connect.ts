@@ -3,7 +3,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { SealedSecret } from '../domain/sealed.ts'
 import type { SecretField, ServerAddress } from '../domain/server.ts'
 import { unseal } from '../drivers/secrets.ts'
-import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
+import type { ConnectOptions, Pace, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 
 /** What `servers` hands to a worker: it may cross the network, because its secrets are sealed. */
 export interface ServerTarget extends ServerAddress {
@@ -21,7 +21,12 @@ export interface Connector {
 }
 
 /** Connects and authenticates, after the host key was found right. Rejects with SFTP_*, ADDRESS_DENIED, SECRET_UNREADABLE. */
-export async function connectToServer(connector: Connector, server: ServerTarget, signal?: AbortSignal): Promise<Sftp> {
+export async function connectToServer(
+  connector: Connector,
+  server: ServerTarget,
+  signal?: AbortSignal,
+  pace?: Pace
+): Promise<Sftp> {
   const { host, port, username, algorithms } = server
   const target: SftpTarget = { host, port, username, ...(algorithms ? { algorithms } : {}) }
   for (const [field, sealed] of Object.entries(server.secrets)) {
@@ -29,6 +34,7 @@ export async function connectToServer(connector: Connector, server: ServerTarget
   }
   return connector.open(target, {
     signal,
+    ...(pace ? { pace } : {}),
     resolveAddress: connector.resolveAddress,
     async verifyHostKey(fingerprint) {
       const pinned = server.hostKey ?? (await connector.pinHostKey(server.id, fingerprint))

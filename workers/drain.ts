@@ -4,10 +4,14 @@
  *
  *   claim -> wait for a place and memory -> copy -> finish
  *
- * Up to `concurrency` files are copied side by side, and what they hold in memory is bounded, so that a few large ones or
- * many small ones are under way. Sizes are known only after a claim: the next one asks for as many as would fit if they
- * were like the last, and some more, so that no place is empty while it is under way. Stored files are finished in
- * batches, and their places are free meanwhile.
+ *
+ *   claiming --rest--> resting --goOn--> claiming        resting ends with what is in flight
+ *   claiming | resting --leave--> leaving                for good
+ *
+ * Up to `concurrency` files are copied side by side, and what all stays hold in memory is bounded, so that a few large
+ * ones or many small ones are under way. Sizes are known only after a claim: the next one asks for as many as would fit
+ * if they were like the last, and some more, so that no place is empty while it is under way. Stored files are finished
+ * in batches, and their places are free meanwhile.
  *
  * A file whose lease could not be renewed in time is given up before the lease ends: its signal is aborted and nothing
  * more is written for it.
@@ -21,6 +25,8 @@ import { failpoint } from '../drivers/failpoint.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 import { type Finished, Finisher } from './finisher.ts'
+import type { MemoryShare } from './memory-budget.ts'
+import { ProgressMeter } from './progress.ts'
 
 export interface DrainPorts {
   claim(limit: number): Promise<FileRecord[]>
@@ -36,6 +42,7 @@ export interface DrainOptions {
   checksum: 'crc32' | 'sha256'
   /** Files side by side over the one connection, as far as their memory reaches. */
   concurrency: number
+  memory: MemoryShare
   /** Aborted to give everything up at once. */
   signal: AbortSignal
 }
@@ -46,15 +53,13 @@ export const SELF_STOP_MS = 20_000
 /** What is nearly done is done within this time after `leave`; what is not goes to another worker, part by part. */
 const HAND_BACK_AFTER_MS = 4_000
 
-const HELD_BYTES = 48 * 1024 * 1024
 /** What is claimed and has to wait is kept from other workers, so it must not be much. */
 const CLAIM_AT_ONCE = 64
 
 /** One file on its way. */
 export interface Copying {
   file: FileRecord
-  bytes: number
-  startedAt: number
+  progress: ProgressMeter
   renewedAt: number
   abort: AbortController
 }
@@ -67,14 +72,17 @@ export class Drain {
   readonly #options: DrainOptions
   #leaving = false
   #leavingSince: number | null = null
+  #resting = false
+  #hasClaimed = false
+  #isWoken = false
+  #wake: () => void = () => {}
   #failure: unknown = null
   readonly #finisher: Finisher
-  /** Of the files that are being copied, and in the order of their claims those that wait for it. */
-  #heldBytes = 0
   #places: number
-  readonly #waiting: { bytes: number; begin(): void }[] = []
+  /** Claimed, and not copied yet: in the order of their claims those that wait for a place, and how many wait in all. */
+  readonly #forPlace: (() => void)[] = []
+  #waiting = 0
   #usualBytes = SMALL_FILE_BYTES
-  #wake: () => void = () => {}
 
   constructor(sftp: Sftp, store: ObjectStore, ports: DrainPorts, options: DrainOptions) {
     this.#sftp = sftp
@@ -89,6 +97,18 @@ export class Drain {
   leave(): void {
     this.#leaving = true
     this.#leavingSince ??= this.#ports.now()
+  }
+
+  /** The same until `goOn`. A stay that has claimed nothing yet claims once, so that no connection is made for nothing. */
+  rest(): void {
+    this.#resting = true
+  }
+
+  /** There may be more to claim; also after a rest. */
+  goOn(): void {
+    this.#resting = false
+    this.#isWoken = true
+    this.#wake()
   }
 
   /** The files whose lease was lost: nothing more is written for them. */
@@ -119,6 +139,7 @@ export class Drain {
   async #drain(): Promise<number> {
     let done = 0
     for (;;) {
+      this.#isWoken = false
       const limit = this.#room()
       const claimed = limit > 0 ? await this.#claim(limit) : []
       for (const file of claimed) void this.#copy(file)
@@ -127,7 +148,7 @@ export class Drain {
       if (limit > 0 && claimed.length === limit) continue
       // What comes meanwhile is claimed when a file ends; small ones end often, so not at each of them.
       const enough = limit > 0 || !this.#isOpen ? this.copying.size - 1 : Math.floor(this.copying.size * 0.75)
-      while (this.copying.size > enough) await this.#oneEnded()
+      while (this.copying.size > enough && !this.#isWoken) await this.#untilWoken()
     }
     if (this.#failure !== null) throw this.#failure
     if (this.#sftp.closed.aborted) throw this.#sftp.closed.reason
@@ -135,58 +156,67 @@ export class Drain {
   }
 
   get #isOpen(): boolean {
-    return !this.#leaving && !this.#options.signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
+    if (this.#leaving || (this.#resting && this.#hasClaimed)) return false
+    return !this.#options.signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
   }
 
   /** How many more may be claimed: what would fit now, and as many small ones to wait for their turn. */
   #room(): number {
     if (!this.#isOpen) return 0
-    if (this.#waiting.length > 0) return this.#areSmall ? this.#options.concurrency - this.#waiting.length : 0
-    const fitting = Math.floor((HELD_BYTES - this.#heldBytes) / this.#usualBytes)
-    const places = this.#areSmall ? this.#places + this.#options.concurrency : this.#places
-    return Math.min(places, CLAIM_AT_ONCE, this.#heldBytes === 0 ? Math.max(1, fitting) : fitting)
+    const { memory, concurrency } = this.#options
+    if (this.#waiting > 0) return this.#areSmall ? concurrency - this.#waiting : 0
+    const fitting = Math.floor(memory.roomBytes() / this.#usualBytes)
+    const places = this.#areSmall ? this.#places + concurrency : this.#places
+    return Math.min(places, CLAIM_AT_ONCE, memory.isEmpty() ? Math.max(1, fitting) : fitting)
   }
 
   /** Whether files like the last ones are so small that all places are taken before the memory is. */
   get #areSmall(): boolean {
-    return this.#usualBytes * this.#options.concurrency * 2 <= HELD_BYTES
+    return this.#usualBytes * this.#options.concurrency * 4 <= this.#options.memory.totalBytes
   }
 
-  #oneEnded(): Promise<void> {
+  #untilWoken(): Promise<void> {
     return new Promise((resolve) => {
       this.#wake = resolve
     })
   }
 
-  /** Resolves when the file may be copied; answers what gives its place and memory back. A file that is too large goes alone. */
-  async #turnOf(file: FileRecord): Promise<() => void> {
-    const bytes = heldBytesOf(file.size, this.#sftp)
-    await new Promise<void>((begin) => {
-      this.#waiting.push({ bytes, begin })
-      this.#admit()
-    })
+  /** Resolves when the file may be copied; answers what gives its place and memory back. */
+  async #turnOf(file: FileRecord, signal: AbortSignal): Promise<() => void> {
+    const lane = file.size <= SMALL_FILE_BYTES ? 'short' : 'long'
+    this.#waiting++
+    let giveBytes = () => {}
+    try {
+      await this.#place()
+      giveBytes = await this.#options.memory.take(heldBytesOf(file.size, this.#sftp), lane, signal)
+    } catch (error) {
+      this.#givePlace()
+      throw error
+    } finally {
+      this.#waiting--
+    }
     let isGiven = false
     return () => {
       if (isGiven) return
       isGiven = true
-      this.#heldBytes -= bytes
-      this.#places++
-      this.#admit()
+      giveBytes()
+      this.#givePlace()
     }
   }
 
-  #admit(): void {
-    for (let next = this.#waiting[0]; next && this.#places > 0; next = this.#waiting[0]) {
-      if (this.#heldBytes > 0 && this.#heldBytes + next.bytes > HELD_BYTES) return
-      this.#waiting.shift()
-      this.#heldBytes += next.bytes
-      this.#places--
-      next.begin()
-    }
+  async #place(): Promise<void> {
+    if (this.#places-- > 0) return
+    await new Promise<void>((begin) => this.#forPlace.push(begin))
+  }
+
+  #givePlace(): void {
+    this.#places++
+    this.#forPlace.shift()?.()
   }
 
   /** Where nothing can be claimed, because `files` is away, what is in flight still travels to its end. */
   async #claim(limit: number): Promise<FileRecord[]> {
+    this.#hasClaimed = true
     try {
       const claimed = await this.#ports.claim(limit)
       const bytes = claimed.reduce((sum, file) => sum + heldBytesOf(file.size, this.#sftp), 0)
@@ -201,23 +231,24 @@ export class Drain {
   async #copy(file: FileRecord): Promise<void> {
     const abort = new AbortController()
     const now = this.#ports.now()
-    const copying: Copying = { file, bytes: 0, startedAt: now, renewedAt: now, abort }
+    const progress = new ProgressMeter(file.size, now)
+    const copying: Copying = { file, progress, renewedAt: now, abort }
     this.copying.set(file._id, copying)
     // The connection may have ended while the claim was under way.
     if (this.#options.signal.aborted) abort.abort(this.#options.signal.reason)
     else if (this.#sftp.closed.aborted) abort.abort(this.#sftp.closed.reason)
     let hasProgressed = false
-    const release = await this.#turnOf(file)
+    let release = () => {}
     try {
+      release = await this.#turnOf(file, abort.signal)
       await failpoint('after-claim')
       const outcome = await copyFile(this.#sftp, this.#store, {
         file,
         checksum: this.#options.checksum,
-        signal: abort.signal,
-        onBytes: (bytes) => {
-          copying.bytes += bytes
-        },
         isLeaving: () => this.#leavingSince !== null && this.#ports.now() - this.#leavingSince > HAND_BACK_AFTER_MS,
+        signal: abort.signal,
+        onBytes: (bytes) => progress.add(bytes),
+        onKept: (bytes) => progress.addKept(bytes),
         keepUpload: async (upload) => {
           await this.#ports.keepUpload(file, upload)
           hasProgressed ||= (upload?.parts.length ?? 0) > 0

@@ -8,7 +8,7 @@ import { listPages, toAttributes } from './listing.ts'
 import type { Operations } from './operations.ts'
 import { RemoteFile } from './reader.ts'
 import { Session } from './session.ts'
-import type { Attributes, ConnectOptions, Entry, Sftp, SftpFile, SftpTarget } from './sftp.ts'
+import type { Attributes, ConnectOptions, Entry, Pace, Sftp, SftpFile, SftpTarget } from './sftp.ts'
 
 /** OpenSSH's MaxSessions; a server that takes fewer refuses one, which is then seen. */
 const firstMaxChannels = 10
@@ -19,6 +19,10 @@ const defaultWindowBytes = 2 * 1024 * 1024
 const farWindowBytes = 4 * 1024 * 1024
 /** Larger answers bring nothing and come near ssh2's limit of 256 KiB a packet. */
 const maxReadBytes = 128 * 1024
+
+/** Below this a range waits so long for each block that a store may take the silence for a dead client. */
+const channelBytesPerSecond = 64 * 1024
+const clamp = (value: number, least: number, most: number) => Math.max(least, Math.min(most, value))
 
 /** What ssh2 knows of a channel but does not publish. */
 interface Internals {
@@ -35,7 +39,7 @@ interface Internals {
  */
 export async function connectSftp(target: SftpTarget, options: ConnectOptions): Promise<Sftp> {
   const session = new Session(target, options.timeoutMs)
-  const connection = new Connection(session)
+  const connection = new Connection(session, options.pace)
   await session.connect(target, options, () => connection.prepare())
   return connection
 }
@@ -43,6 +47,7 @@ export async function connectSftp(target: SftpTarget, options: ConnectOptions): 
 class Connection implements Sftp {
   readonly #session: Session
   readonly #operations: Operations
+  readonly #pace: Pace | undefined
   /** By the number that callers gave; 0 carries everything but reading. */
   readonly #channels = new Map<number, Promise<SFTPWrapper>>()
   #main!: SFTPWrapper
@@ -53,9 +58,13 @@ class Connection implements Sftp {
   /** What may be on its way over one channel. */
   windowBytes = defaultWindowBytes
 
-  constructor(session: Session) {
+  constructor(session: Session, pace?: Pace) {
     this.#session = session
     this.#operations = session.operations
+    this.#pace = pace
+    if (pace?.bytesPerSecond) {
+      this.maxChannels = clamp(Math.floor(pace.bytesPerSecond / channelBytesPerSecond), 1, firstMaxChannels)
+    }
   }
 
   get hostKey(): string {
@@ -115,7 +124,15 @@ class Connection implements Sftp {
       late: (lateHandle) => sftp.close(lateHandle, () => {})
     })
     const { readBytes, windowBytes } = this
-    return new RemoteFile({ operations: this.#operations, sftp, handle, path, readBytes, windowBytes })
+    return new RemoteFile({
+      operations: this.#operations,
+      sftp,
+      handle,
+      path,
+      readBytes,
+      windowBytes,
+      pace: this.#pace
+    })
   }
 
   rename(from: string, to: string): Promise<void> {

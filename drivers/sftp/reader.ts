@@ -6,7 +6,7 @@ import { type BufferPool, poolOf } from './buffers.ts'
 import { cancelled, requestError, requestTimeout } from './errors.ts'
 import { closeHandle, toAttributes } from './listing.ts'
 import type { Operations } from './operations.ts'
-import type { Attributes, SftpFile } from './sftp.ts'
+import type { Attributes, Pace, SftpFile } from './sftp.ts'
 
 interface ReadOptions {
   signal?: AbortSignal
@@ -22,6 +22,7 @@ export interface OpenFile {
   readBytes: number
   /** More than the channel's window can never be on its way, so asking for more would only hold buffers. */
   windowBytes: number
+  pace?: Pace | undefined
 }
 
 export class RemoteFile implements SftpFile {
@@ -97,6 +98,8 @@ class Reading {
   #failure: IngestError | null = null
   #stopped = false
   #wake: (() => void) | null = null
+  /** The next READ waits for the limit; what it will ask for is taken from it already. */
+  #paused: { timer: NodeJS.Timeout; bytes: number } | null = null
 
   constructor(file: OpenFile, start: number, end: number, options: ReadOptions) {
     this.#file = file
@@ -114,17 +117,16 @@ class Reading {
   /** The next block in order, or null at the end of the range. */
   async next(): Promise<Block | null> {
     this.#ask()
-    const slot = this.#slots[0]
-    if (!slot && !this.#failure) return null
-    while (!this.#failure && slot!.filled < slot!.wanted) {
+    while (!this.#failure && !this.#isNextDecided()) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
     }
     if (this.#failure) throw this.#failure
-    this.#slots.shift()
+    const slot = this.#slots.shift()
+    if (!slot) return null
     this.#ask()
-    return this.#toBlock(slot!)
+    return this.#toBlock(slot)
   }
 
   /** Idempotent. Answers still under way free their buffers when they come. */
@@ -132,20 +134,47 @@ class Reading {
     if (this.#stopped) return
     this.#stopped = true
     clearTimeout(this.#stall)
+    if (this.#paused) {
+      clearTimeout(this.#paused.timer)
+      this.#file.pace!.giveBack(this.#paused.bytes)
+    }
     this.#forget()
     this.#options.signal?.removeEventListener('abort', this.#abort)
     for (const slot of this.#slots) if (slot.filled === slot.wanted) this.#pool.give(slot.buffer)
   }
 
+  /** Its block is whole, or there is no next one: with a limit, nothing may be on its way before the end. */
+  #isNextDecided(): boolean {
+    const slot = this.#slots[0]
+    return slot ? slot.filled === slot.wanted : this.#asked === this.#end
+  }
+
   #ask(): void {
-    while (!this.#failure && this.#slots.length < this.#depth && this.#asked < this.#end) {
+    while (!this.#failure && !this.#paused && this.#slots.length < this.#depth && this.#asked < this.#end) {
       const wanted = Math.min(this.#file.readBytes, this.#end - this.#asked)
-      const slot = { buffer: this.#pool.take(), offset: this.#asked, wanted, filled: 0 }
-      this.#asked += wanted
-      this.#slots.push(slot)
-      this.#request(slot)
-      if (this.#asked === this.#end) this.#options.onAsked?.()
+      const waitMs = this.#file.pace?.take(wanted) ?? 0
+      if (waitMs < 1) this.#askFor(wanted)
+      else this.#paused = { timer: setTimeout(() => this.#endPause(), waitMs), bytes: wanted }
     }
+  }
+
+  #askFor(wanted: number): void {
+    const slot = { buffer: this.#pool.take(), offset: this.#asked, wanted, filled: 0 }
+    this.#asked += wanted
+    this.#slots.push(slot)
+    this.#request(slot)
+    if (this.#asked === this.#end) this.#options.onAsked?.()
+  }
+
+  #endPause(): void {
+    const { bytes } = this.#paused!
+    this.#paused = null
+    if (this.#failure) {
+      this.#file.pace!.giveBack(bytes)
+      return
+    }
+    this.#askFor(bytes)
+    this.#ask()
   }
 
   #request(slot: Slot): void {

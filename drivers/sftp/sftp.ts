@@ -14,7 +14,19 @@ export interface SftpTarget {
   algorithms?: Algorithms
 }
 
+/** A limit on the bytes that are read, which others may share. */
+export interface Pace {
+  /** null: no limit. */
+  readonly bytesPerSecond: number | null
+  /** Takes these bytes from the limit; answers how many milliseconds to wait before they may be asked for. */
+  take(bytes: number): number
+  /** Of bytes that were taken and never asked for. */
+  giveBack(bytes: number): void
+}
+
 export interface ConnectOptions {
+  /** Holds for what is read of files; listings and other small requests do not count. */
+  pace?: Pace
   /**
    * Called with the server's key as "SHA256:<base64>" before anything is authenticated. Resolve to go on;
    * reject with SFTP_HOST_KEY_MISMATCH to refuse.

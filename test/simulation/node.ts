@@ -39,6 +39,8 @@ export const config: Config = {
   rateLimit: 0,
   api: { host: '127.0.0.1', port: 0 },
   metricsPort: null,
+  inFlightBytes: 80 * 1024 ** 2,
+  bandwidth: null,
   dataDir: '/nowhere',
   logLevel: 'warn',
   failpoints: [],

@@ -258,6 +258,6 @@ export const cleanEnvironment: Record<string, string> = Object.fromEntries(
     ...['TRANSPORTER', 'MONGO_URL', 'S3_ENDPOINT', 'S3_ACCESS_KEY', 'S3_SECRET_KEY', 'S3_BUCKET', 'S3_REGION'],
     ...['S3_PUBLIC_URL', 'AMQP_URL', 'AMQP_EXCHANGE', 'AMQP_ROUTING_KEY', 'AMQP_QUEUE', 'ENCRYPTION_KEY', 'API_KEYS'],
     ...['ALLOW_NETWORKS', 'DENY_NETWORKS', 'RATE_LIMIT', 'API_HOST', 'API_PORT', 'METRICS_PORT', 'DATA_DIR'],
-    ...['LOG_LEVEL', 'NAMESPACE', 'SERVICES', 'FAILPOINTS']
+    ...['LOG_LEVEL', 'NAMESPACE', 'SERVICES', 'BANDWIDTH', 'IN_FLIGHT_BYTES', 'FAILPOINTS']
   ].map((name) => [name, ''])
 )

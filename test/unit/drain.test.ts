@@ -9,6 +9,7 @@ import type { Sftp } from '../../drivers/sftp/sftp.ts'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { Drain, type DrainPorts } from '../../workers/drain.ts'
+import { MemoryBudget } from '../../workers/memory-budget.ts'
 
 const MiB = 1024 * 1024
 
@@ -92,7 +93,12 @@ describe('a stay at a server', () => {
       }
     }
     const stop = new AbortController()
-    const drain = new Drain(server.sftp, store, ports, { checksum: 'crc32', concurrency, signal: stop.signal })
+    const drain = new Drain(server.sftp, store, ports, {
+      checksum: 'crc32',
+      concurrency,
+      memory: new MemoryBudget(60 * MiB).join(),
+      signal: stop.signal
+    })
     return { ...server, drain, calls, waiting, stop }
   }
 
@@ -123,7 +129,7 @@ describe('a stay at a server', () => {
     const { drain, held, peak } = drainOf(40, 5 * MiB, 64)
     expect(await letGo(held, drain.run())).toBe(40)
     expect(peak.bytes).toBeLessThanOrEqual(48 * MiB)
-    expect(peak.bytes).toBeGreaterThan(40 * MiB)
+    expect(peak.bytes).toBeGreaterThanOrEqual(40 * MiB)
   })
 
   test('claims for all places at once where files are small, and few more than it can begin', async () => {

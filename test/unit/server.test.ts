@@ -92,6 +92,24 @@ describe('connection slots', () => {
   })
 })
 
+describe('bandwidth', () => {
+  test('is shared by the copying slots that are held now; scans take no part of it', () => {
+    let server = fresh({ maxConnections: 8, bandwidth: 900_000 })
+    const take = (id: string, kind: registry.SlotKind, at = now) => {
+      server = registry.takeSlot(server, { id, holder: 'w', kind }, at)!
+    }
+    take('a', 'transfer')
+    take('s', 'scan', now + 8_000)
+    expect(registry.bandwidthShare(server, now + 8_000)).toBe(900_000)
+    take('b', 'transfer', now + 16_000)
+    take('c', 'transfer', now + 24_000)
+    expect(registry.bandwidthShare(server, now + 24_000)).toBe(300_000)
+    expect(registry.bandwidthShare(registry.releaseSlot(server, 'b'), now + 24_000)).toBe(450_000)
+    expect(registry.bandwidthShare(server, now + registry.SLOT_LEASE_MS)).toBe(450_000)
+    expect(registry.bandwidthShare({ ...server, bandwidth: null }, now)).toBeNull()
+  })
+})
+
 describe('the schedule', () => {
   test('a claimed scan is not due again before it ends, and the next is an interval later within five percent', () => {
     fc.assert(

@@ -1,0 +1,172 @@
+/** The real `transfer` service among stand-ins: servers that hold as many small files as they are told to, and a store that keeps nothing. */
+import { setTimeout as delay } from 'node:timers/promises'
+import { ServiceBroker } from 'moleculer'
+import { loadConfig } from '../../config.ts'
+import type { FileRecord } from '../../domain/file.ts'
+import type { Attributes, Sftp } from '../../drivers/sftp/sftp.ts'
+import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
+import { transferService } from '../../services/transfer.service.ts'
+import { cleanEnvironment } from './longshore.ts'
+
+export interface TransferWorld {
+  broker: ServiceBroker
+  /** Files that wait, by server. */
+  pending: Map<string, number>
+  /** Files that were stored, by server. */
+  stored: Map<string, number>
+  /** Connections that are open, by server. */
+  connected: Set<string>
+  /** Calls of `files.renew`, and the events of progress, as they came. */
+  renewed: { id: string; progress: { bytes: number; bytesPerSecond: number } }[][]
+  progress: { id: string; serverId: string; size: number; bytes: number; bytesPerSecond: number }[]
+  /** Waits for one file to be stored of this server. */
+  storedOf(serverId: string): Promise<void>
+  stop(): Promise<void>
+}
+
+export interface TransferWorldOptions {
+  /** How long one small file takes. */
+  fileMs: number
+  /** How long a connection takes, by server. */
+  connectMs?: (serverId: string) => number
+}
+
+const mtimeSeconds = 1_700_000_000
+const sizeBytes = 10
+
+export async function transferWorld(options: TransferWorldOptions): Promise<TransferWorld> {
+  const pending = new Map<string, number>()
+  const stored = new Map<string, number>()
+  const connected = new Set<string>()
+  const renewed: TransferWorld['renewed'] = []
+  const progress: TransferWorld['progress'] = []
+  const waiters = new Map<string, () => void>()
+  const config = loadConfig({ ...cleanEnvironment, DATA_DIR: '/nonexistent', ENCRYPTION_KEY: `${'A'.repeat(43)}=` })
+  const broker = new ServiceBroker({ logger: false, nodeID: 'worker' })
+  let count = 0
+
+  broker.createService({
+    name: 'servers',
+    actions: {
+      takeSlot: ({ params: { id } }) => ({
+        slotId: `slot-${id}`,
+        order: { name: id, target: { id, host: id, port: 22, username: 'u', secrets: {} }, policy },
+        bytesPerSecond: null
+      }),
+      renewSlots: () => ({ lost: [], wanted: [], shares: {} }),
+      releaseSlot: () => {},
+      priorities: () => ({}),
+      failed: () => {}
+    }
+  })
+  broker.createService({
+    name: 'files',
+    actions: {
+      work({ params: { after, limit } }) {
+        const busy = [...pending].filter(([id, files]) => id > after && files > 0).map(([id]) => id)
+        return { urgent: [], others: busy.sort().slice(0, limit) }
+      },
+      claim({ params: { serverId, limit } }) {
+        const there = pending.get(serverId) ?? 0
+        const taken = Math.min(there, limit)
+        pending.set(serverId, there - taken)
+        return Array.from({ length: taken }, () => record(serverId, count++))
+      },
+      finishEach({ params: { ends } }) {
+        for (const { id } of ends) {
+          const serverId = id.slice(0, id.lastIndexOf('#'))
+          stored.set(serverId, (stored.get(serverId) ?? 0) + 1)
+          waiters.get(serverId)?.()
+        }
+      },
+      renew({ params: { holds } }) {
+        renewed.push(holds)
+        return { lost: [] }
+      }
+    }
+  })
+  broker.createService({
+    name: 'listener',
+    events: {
+      'file.progress'(ctx: { params: TransferWorld['progress'][number] }) {
+        progress.push(ctx.params)
+      }
+    }
+  })
+  broker.createService({
+    mixins: [transferService(config)],
+    name: 'transfer',
+    methods: {
+      openStore: () => nullStore(),
+      async openSftp(target: { host: string }) {
+        await delay(options.connectMs?.(target.host) ?? 20)
+        connected.add(target.host)
+        return fakeConnection(options.fileMs, () => connected.delete(target.host))
+      }
+    }
+  })
+  await broker.start()
+  return {
+    broker,
+    pending,
+    stored,
+    connected,
+    renewed,
+    progress,
+    storedOf: (serverId) => new Promise((resolve) => waiters.set(serverId, resolve)),
+    stop: () => broker.stop()
+  }
+}
+
+const policy = { checksum: 'crc32', keyTemplate: '{server}/{path}' }
+
+function record(serverId: string, number: number): FileRecord {
+  return {
+    _id: `${serverId}#${number}`,
+    serverId,
+    path: `/${number}`,
+    size: sizeBytes,
+    mtime: mtimeSeconds * 1000,
+    version: 1,
+    epoch: 1,
+    reservedKey: `${serverId}/${number}`,
+    upload: null
+  } as FileRecord
+}
+
+const attributes: Attributes = { kind: 'file', sizeBytes, mtimeSeconds, mode: 0o100644, uid: 0, gid: 0 }
+
+function fakeConnection(fileMs: number, closed: () => void): Sftp {
+  const file = {
+    stat: async () => attributes,
+    readSmall: async () => {
+      await delay(fileMs)
+      return Buffer.alloc(sizeBytes)
+    },
+    close: async () => {}
+  }
+  const sftp: Partial<Sftp> = {
+    latencyMs: 1,
+    closed: new AbortController().signal,
+    maxChannels: 8,
+    readBytes: 32_768,
+    stat: async () => attributes,
+    open: async () => file as never,
+    close: async () => closed()
+  }
+  return sftp as Sftp
+}
+
+function nullStore(): ObjectStore {
+  const store: Partial<ObjectStore> = {
+    bucket: 'b',
+    limits: { minPartBytes: 5, maxPartBytes: 2 ** 40, maxParts: 10_000, maxObjectBytes: 2 ** 42 },
+    head: async () => null,
+    put: async (key, body, { crc32, metadata }): Promise<StoredObject> => {
+      return { key, sizeBytes: body.length, etag: 'e', crc32, metadata }
+    },
+    url: (key) => key,
+    close: async () => {}
+  }
+  return store as ObjectStore
+}
