@@ -315,6 +315,7 @@ export function loadConfig(env: NodeJS.ProcessEnv, options: { withoutServices?: 
   const s3 = s3Of(values)
   const amqp = amqpOf(values)
   if (!options.withoutServices) requireShared(values)
+  if (values.TRANSPORTER !== null) requireReachable(running, s3, amqp)
   const host = values.API_HOST!
   if (running.includes('api') && !isLoopback(host) && !values.API_KEYS?.length) {
     throw new ConfigError('API_KEYS', `API_KEYS must be set because API_HOST ${host} is not loopback: it ${apiKeyForm}`)
@@ -403,6 +404,20 @@ function requireShared({ TRANSPORTER, MONGO_URL, ENCRYPTION_KEY }: Values) {
   if (MONGO_URL !== null && ENCRYPTION_KEY === null) {
     const message = 'ENCRYPTION_KEY must be set when MONGO_URL is: 32 random bytes in base64 (openssl rand -base64 32)'
     throw new ConfigError('ENCRYPTION_KEY', message)
+  }
+}
+
+/** With a folder of its own each machine would keep its own part of the objects and announcements, and nobody notice. */
+function requireReachable(running: ServiceName[], s3: Config['s3'], amqp: Config['amqp']) {
+  if (s3 === null && (running.includes('transfer') || running.includes('storage'))) {
+    const message =
+      'S3_ENDPOINT must be set when TRANSPORTER is, for transfer and storage: each machine would put objects into a folder of its own'
+    throw new ConfigError('S3_ENDPOINT', message)
+  }
+  if (amqp === null && running.includes('notifier')) {
+    const message =
+      'AMQP_URL must be set when TRANSPORTER is, for notifier: each machine would write announcements into a file of its own'
+    throw new ConfigError('AMQP_URL', message)
   }
 }
 

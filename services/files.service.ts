@@ -54,8 +54,10 @@ export function filesService(config: Config): ServiceSchema {
       register: {
         params: { rules: 'object', sightings: 'array' },
         async handler(this: any, ctx: Context<{ rules: SightingRules; sightings: Sighting[] }>) {
-          const counts = await this.records.register(ctx.params.rules, ctx.params.sightings, Date.now())
-          if (counts.pending > 0) ctx.emit('file.pending', { serverId: ctx.params.rules.serverId })
+          const { rules, sightings } = ctx.params
+          const counts = await this.records.register(rules, sightings, Date.now())
+          await this.abandonIfRemoved(ctx, rules.serverId)
+          if (counts.pending > 0) ctx.emit('file.pending', { serverId: rules.serverId })
           return counts
         }
       },
@@ -396,6 +398,19 @@ export function filesService(config: Config): ServiceSchema {
     methods: {
       openDatabase(): Promise<Database> {
         return openDatabase(config)
+      },
+
+      /**
+       * A scan that ends late may report files of a server that was removed meanwhile. Asked after they are written, not
+       * before: either the removal still finds them, or this finds the removal.
+       */
+      async abandonIfRemoved(ctx: Context, serverId: string): Promise<void> {
+        try {
+          await ctx.call('servers.get', { id: serverId })
+        } catch (error) {
+          if ((error as IngestError).type !== 'NOT_FOUND') throw error
+          await this.records.abandon(serverId, Date.now())
+        }
       },
 
       /** The embedded database keeps its records in memory; what one takes is measured by bench/embedded-memory.ts. */

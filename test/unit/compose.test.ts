@@ -86,6 +86,7 @@ describe('Dockerfile', () => {
     const dockerfile = readFileSync(join(root, 'Dockerfile'), 'utf8')
     const command: string[] = JSON.parse(/^CMD (\[.*\])$/m.exec(dockerfile)![1]!)
     const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
-    expect(`exec ${command.join(' ')}`).toBe(scripts.start)
+    // Variables before it are for a folder that is started again and again.
+    expect(scripts.start.replace(/^(\w+=\S+ )+/, '')).toBe(`exec ${command.join(' ')}`)
   })
 })

@@ -123,6 +123,17 @@ describe('loadConfig', () => {
     expect(refusal({ TRANSPORTER: 'nats://nats:4222' })).toMatch(/^MONGO_URL must be set when TRANSPORTER is/)
   })
 
+  test('several machines never keep objects or announcements in folders of their own', () => {
+    const s3 = { S3_ENDPOINT: 'http://s3', S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 's' }
+    const amqp = { AMQP_URL: 'amqp://mq' }
+    expect(refusal({ ...shared, ...amqp })).toMatch(/^S3_ENDPOINT must be set when TRANSPORTER is/)
+    expect(refusal({ ...shared, ...amqp, SERVICES: 'transfer' })).toMatch(/^S3_ENDPOINT must be set/)
+    expect(refusal({ ...shared, ...s3 })).toMatch(/^AMQP_URL must be set when TRANSPORTER is/)
+    expect(load({ ...shared, SERVICES: 'servers,files,scanner' }).s3).toBeNull()
+    expect(load({ ...shared, ...s3, SERVICES: 'transfer' }).amqp).toBeNull()
+    expect(load({ ...shared, ...s3, ...amqp }).services).toHaveLength(7)
+  })
+
   test('a process without services needs neither a database nor keys', () => {
     const config = loadConfig({ TRANSPORTER: 'nats://nats:4222', API_HOST: '0.0.0.0' }, { withoutServices: true })
     expect(config).toMatchObject({ services: [], transporter: 'nats://nats:4222' })
