@@ -170,6 +170,8 @@ export interface Longshore {
   port: number
   /** What all processes have written, those that ended too. */
   output(): string
+  /** One more process of a service. */
+  add(name: ServiceName): Promise<void>
   /** SIGTERM to all, and the same processes again on the same data. */
   restart(): Promise<void>
   stop(): Promise<void>
@@ -202,15 +204,15 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
   let processes: LongshoreProcess[] = []
   let past = ''
 
-  const start = async () => {
-    const starting = names.map(async (name) => {
-      const started = await startProcess(process.execPath, [...nodeOptions, 'main.ts'], {
-        cwd: program,
-        env: { ...common, SERVICES: name }
-      })
-      processes.push(Object.assign(started, { name: name || 'all' }))
+  const add = async (name: string) => {
+    const started = await startProcess(process.execPath, [...nodeOptions, 'main.ts'], {
+      cwd: program,
+      env: { ...common, SERVICES: name }
     })
-    await Promise.all(starting)
+    processes.push(Object.assign(started, { name: name || 'all' }))
+  }
+  const start = async () => {
+    await Promise.all(names.map(add))
     if (options.isImpatient) return
     await waitFor(isReady, { timeoutMs: 60_000, what: 'Longshore to be ready', explain: output })
   }
@@ -234,6 +236,7 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
     dataDir: folder.path,
     port,
     output,
+    add,
     async restart() {
       await end()
       await start()
