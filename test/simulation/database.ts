@@ -158,7 +158,18 @@ function driver<T extends Document>(
     replaceEach: async (pairs) => {
       if (pairs.length === 0) return []
       const what = world.trace ? `replaceEach ${pairs.map(shown).join(', ')}` : 'replaceEach'
-      return batch(what, pairs, ({ from, to }) => collection.replace(from, to))
+      let isTaken = false
+      const written = await batch(what, pairs, ({ from, to }) => {
+        try {
+          return collection.replace(from, to)
+        } catch (error) {
+          if ((error as IngestError).type !== 'CONFLICT') throw error
+          isTaken = true
+          return false
+        }
+      })
+      if (isTaken) throw new IngestError('CONFLICT', 'a unique key is taken', { data: { written } })
+      return written
     },
     find: (query, options) => ask(world, life, `${name}.find`, () => collection.find(query, options)),
     findByIds: async (ids) => {
