@@ -242,6 +242,12 @@ export function renewSlot(server: ServerRecord, slotId: string, now: number): Se
   return { ...server, slots }
 }
 
+/** Renews the slot of a connection that was kept after its work; null where a new one would not be given either. */
+export function keepSlot(server: ServerRecord, slotId: string, now: number): ServerRecord | null {
+  if (server.state !== 'active' || server.failures > 0 || server.slotWantedUntil > now) return null
+  return renewSlot(server, slotId, now)
+}
+
 /** A removed server: nothing of it runs on, its secrets are gone, its name is free again. */
 export function tombstone(server: ServerRecord, now: number): ServerRecord {
   return {
@@ -300,9 +306,17 @@ export function refusalOf(server: ServerRecord, kind: Slot['kind'], now: number)
   const byItself = kind !== 'scan' && kind !== 'test'
   if (kind !== 'test' && server.state !== 'active') return `the server is ${server.state}`
   if (byItself && server.failures > 0) return 'the server fails and is left alone'
-  if (kind === 'transfer' && server.slotWantedUntil > now && server.maxConnections === 1) return 'a scan waits'
+  if (kind === 'transfer' && server.slotWantedUntil > now && server.maxConnections === 1) return A_SCAN_WAITS
   const held = server.slots.filter((slot) => slot.until > now)
-  return hasFreeSlot(held, kind, server.maxConnections, now) ? '' : 'all connections of the server are in use'
+  return hasFreeSlot(held, kind, server.maxConnections, now) ? '' : ALL_IN_USE
+}
+
+const A_SCAN_WAITS = 'a scan waits'
+const ALL_IN_USE = 'all connections of the server are in use'
+
+/** Whether a refusal is about connections that others hold, and maybe only keep. */
+export function isInUse(refusal: string): boolean {
+  return refusal === A_SCAN_WAITS || refusal === ALL_IN_USE
 }
 
 const WANT_MS = 5_000

@@ -281,7 +281,8 @@ export function scannerService(config: Config): ServiceSchema {
 
       /** A slot for a scan or test; holders yield to it. Waits until there is one or `signal` ends it. */
       async waitForSlot(id: string, kind: 'scan' | 'test', signal: AbortSignal): Promise<string> {
-        for (;;) {
+        // A connection that was only kept is given back within moments.
+        for (let waitMs = 50; ; waitMs = Math.min(SLOT_RETRY_MS, waitMs * 2)) {
           signal.throwIfAborted()
           const request = { id, kind, holder: this.holder }
           const { slotId, reason } = await persistently<any>(REPORT_FOR_MS, () =>
@@ -289,7 +290,7 @@ export function scannerService(config: Config): ServiceSchema {
           )
           if (slotId) return slotId
           if (reason === 'the server was removed') throw new IngestError('NOT_FOUND', reason)
-          await delay(SLOT_RETRY_MS, undefined, { signal })
+          await delay(waitMs, undefined, { signal })
         }
       },
 

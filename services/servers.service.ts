@@ -311,9 +311,22 @@ export function serversService(config: Config): ServiceSchema {
             if (reason) return registry.wantSlot(current, kind, Date.now())
             return registry.takeSlot(current, slot, Date.now())
           })
+          if (reason && registry.isInUse(reason)) ctx.broadcast('server.wanted', { serverId: id, kind })
           if (!server || reason) return { slotId: null, reason: reason || 'no such server' }
           const bytesPerSecond = registry.bandwidthShare(server, Date.now())
           return { slotId: slot.id, order: workOrder(server), bytesPerSecond }
+        }
+      },
+
+      /** Goes on with a connection that was kept: its slot renewed, the order as it is now; null when it is to be given back. */
+      keepSlot: {
+        params: { ...byId, slotId: 'string' },
+        async handler(this: any, ctx: Context<{ id: string; slotId: string }>) {
+          const { id, slotId } = ctx.params
+          const server = await mutate<ServerRecord>(this.collection, id, (current) =>
+            registry.keepSlot(current, slotId, Date.now())
+          )
+          return server ? workOrder(server) : null
         }
       },
 

@@ -1,4 +1,5 @@
 /** Claims files and moves them: SFTP to the object store. Holds one connection for each server that it drains. */
+import { isDeepStrictEqual } from 'node:util'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { blameOf, IngestError, recordedError } from '../domain/errors.ts'
@@ -14,11 +15,15 @@ import { Bandwidth } from '../workers/bandwidth.ts'
 import { type Connector, connectToServer } from '../workers/connect.ts'
 import { type Copying, concurrencyFor, Drain, SELF_STOP_MS } from '../workers/drain.ts'
 import type { Finished } from '../workers/finisher.ts'
+import { Linger } from '../workers/linger.ts'
 import { MemoryBudget } from '../workers/memory-budget.ts'
 import { persistently } from '../workers/persistently.ts'
 import { Turns } from '../workers/turns.ts'
 import type { WorkOrder } from './servers.service.ts'
 
+/** A connection is kept for so long after its last file, if nobody wants its slot; and so many at most. */
+const LINGER_MS = 5_000
+const MAX_LINGERING = 8
 /** A changed priority counts after this. */
 const PRIORITIES_MS = 10_000
 /** A turn is short enough for another server's single file to be stored within 2 s, connecting included. */
@@ -38,6 +43,7 @@ interface Stay {
   drain: Drain | null
   /** Its turn was over before it was connected. */
   isResting: boolean
+  linger: Linger
   ended: Promise<void>
 }
 
@@ -101,6 +107,14 @@ export function transferService(config: Config): ServiceSchema {
         if (ctx.params.serverId) this.wants(ctx.params.serverId)
         this.workNow()
       },
+      /** Somebody found no free connection. A worker may have work for the one that is kept here; all others need it. */
+      'server.wanted'(this: any, ctx: Context<{ serverId: string; kind: string }>) {
+        const stay: Stay | undefined = this.stays.get(ctx.params.serverId)
+        if (!stay?.linger.isWaiting) return
+        if (ctx.params.kind !== 'transfer') return stay.linger.yield()
+        this.wants(ctx.params.serverId)
+        this.workNow()
+      },
       'file.cancelled'(this: any, ctx: Context<{ id: string }>) {
         for (const { drain } of this.stays.values() as Iterable<Stay>) drain?.giveUp(ctx.params.id, 'cancelled')
       }
@@ -126,7 +140,7 @@ export function transferService(config: Config): ServiceSchema {
       /** The server has something to copy: a stay there looks for it, or one is due. */
       wants(id: string): void {
         const stay: Stay | undefined = this.stays.get(id)
-        if (stay && !stay.isResting) stay.drain?.goOn()
+        if (stay && !stay.isResting && !stay.linger.isWaiting) stay.drain?.goOn()
         else this.turns.wants(id, Date.now())
       },
 
@@ -143,12 +157,13 @@ export function transferService(config: Config): ServiceSchema {
         await Promise.all(begin.map((id: string) => this.begin(id)))
       },
 
-      /** A new stay, or one that rested goes on. */
+      /** A new stay, or one that rested or was kept goes on. */
       async begin(id: string): Promise<void> {
-        const resting: Stay | undefined = this.stays.get(id)
-        if (resting) {
-          resting.isResting = false
-          resting.drain?.goOn()
+        const known: Stay | undefined = this.stays.get(id)
+        if (known) {
+          known.isResting = false
+          if (known.linger.isWaiting) known.linger.ring()
+          else known.drain?.goOn()
           return
         }
         try {
@@ -164,7 +179,7 @@ export function transferService(config: Config): ServiceSchema {
         const request = { id, kind: 'transfer', holder: this.worker }
         const { slotId, order, bytesPerSecond }: any = await this.broker.call('servers.takeSlot', request)
         if (!slotId) return false
-        const stay: Stay = { slotId, drain: null, isResting: false, ended: Promise.resolve() }
+        const stay: Stay = { slotId, drain: null, isResting: false, linger: new Linger(), ended: Promise.resolve() }
         this.stays.set(id, stay)
         const pace = this.bandwidth.of(id, bytesPerSecond ?? null)
         stay.ended = this.stay(id, stay, order, pace).finally(() => {
@@ -177,27 +192,48 @@ export function transferService(config: Config): ServiceSchema {
 
       /** One stay at one server, from the connection to the last file. */
       async stay(id: string, stay: Stay, order: WorkOrder, pace: Pace): Promise<void> {
-        let copied = 0
         try {
           const sftp = await connectToServer(this.connector, order.target, this.stop.signal, pace)
           try {
-            stay.drain = new Drain(sftp, this.store, this.ports(id, order.policy.keyTemplate), {
-              checksum: order.policy.checksum,
-              concurrency: concurrencyFor(sftp.latencyMs),
-              memory: this.memory.join(),
-              signal: this.stop.signal
-            })
-            if (this.leaving) stay.drain.leave()
-            if (stay.isResting) stay.drain.rest()
-            copied = await stay.drain.run()
+            for (let next: WorkOrder | null = order; next; next = await this.nextOrder(id, stay, sftp, next)) {
+              const copied = await this.drain(id, stay, sftp, next)
+              // What came while the last file travelled is seen by a look of its own, not only by the next bell.
+              if (copied > 0) setImmediate(() => this.workNow())
+            }
           } finally {
             await sftp.close()
           }
-          // What came while the last file travelled is seen by a look of its own, not only by the next bell.
-          if (copied > 0) setImmediate(() => this.workNow())
         } catch (error) {
           await this.stayFailed(id, order, error)
         }
+      },
+
+      drain(id: string, stay: Stay, sftp: Sftp, order: WorkOrder): Promise<number> {
+        stay.drain = new Drain(sftp, this.store, this.ports(id, order.policy.keyTemplate), {
+          checksum: order.policy.checksum,
+          concurrency: concurrencyFor(sftp.latencyMs),
+          memory: this.memory.join(),
+          signal: this.stop.signal
+        })
+        if (this.leaving) stay.drain.leave()
+        if (stay.isResting) stay.drain.rest()
+        return stay.drain.run()
+      },
+
+      /**
+       * Keeps the connection for a while, without a place; answers the order as it is by then when the server has its turn
+       * again, else null.
+       */
+      async nextOrder(id: string, stay: Stay, sftp: Sftp, last: WorkOrder): Promise<WorkOrder | null> {
+        this.turns.left(id, Date.now())
+        const waiting = [...this.stays.values()].filter(({ linger }: Stay) => linger.isWaiting)
+        if (waiting.length >= MAX_LINGERING) waiting[0].linger.yield()
+        if (!(await stay.linger.wait(LINGER_MS, sftp.closed)) || this.leaving) return null
+        const order: WorkOrder | null = await this.broker.call('servers.keepSlot', { id, slotId: stay.slotId })
+        // Another address or other credentials need another connection.
+        if (isDeepStrictEqual(order?.target, last.target)) return order
+        setImmediate(() => this.workNow())
+        return null
       },
 
       async stayFailed(id: string, order: WorkOrder, error: unknown): Promise<void> {
@@ -256,8 +292,11 @@ export function transferService(config: Config): ServiceSchema {
         const slots = stays.map(([serverId, { slotId }]) => ({ serverId, slotId }))
         const { lost, wanted, shares } = await ctx.call<any, object>('servers.renewSlots', { slots })
         this.slotsRenewedAt = Date.now()
-        for (const [id, { slotId, drain }] of stays) {
-          if (lost.includes(slotId) || wanted.includes(slotId)) drain?.leave()
+        for (const [id, { slotId, drain, linger }] of stays) {
+          if (lost.includes(slotId) || wanted.includes(slotId)) {
+            drain?.leave()
+            linger.yield()
+          }
           if (slotId in (shares ?? {})) this.bandwidth.of(id, shares[slotId])
         }
       }
@@ -293,7 +332,10 @@ export function transferService(config: Config): ServiceSchema {
       this.leaving = true
       clearTimeout(this.nextTurn)
       const stays: Stay[] = [...this.stays.values()]
-      for (const { drain } of stays) drain?.leave()
+      for (const { drain, linger } of stays) {
+        drain?.leave()
+        linger.yield()
+      }
       const ended = Promise.allSettled(stays.map((stay) => stay.ended))
       const deadline = setTimeout(
         () => this.stop.abort(new IngestError('CANCELLED', 'the worker is stopping')),

@@ -110,6 +110,36 @@ describe('bandwidth', () => {
   })
 })
 
+describe('a connection that is kept after its work', () => {
+  const holding = (change: Partial<registry.ServerRecord> = {}) =>
+    fresh({ slots: [{ ...slot, kind: 'transfer', at: now, until: now + 1 }], ...change } as never)
+
+  test('goes on with its slot renewed', () => {
+    expect(registry.keepSlot(holding(), slot.id, now)!.slots[0]!.until).toBeGreaterThan(now + 1)
+  })
+
+  test('is given back where a new one would not be given: paused, removed, failing, wanted, or lost', () => {
+    const refused = [
+      { state: 'paused' },
+      { deletedAt: now },
+      { failures: 1 },
+      { slotWantedUntil: now + 1 },
+      { slots: [] }
+    ]
+    for (const change of refused) expect(registry.keepSlot(holding(change as never), slot.id, now)).toBeNull()
+  })
+
+  test('is asked for by refusals about connections, not by others', () => {
+    const one = holding({ maxConnections: 1 })
+    expect(registry.isInUse(registry.refusalOf(one, 'scan', now))).toBe(true)
+    expect(registry.isInUse(registry.refusalOf({ ...one, slots: [], slotWantedUntil: now + 1 }, 'transfer', now))).toBe(
+      true
+    )
+    expect(registry.isInUse(registry.refusalOf(fresh({ state: 'paused' }), 'scan', now))).toBe(false)
+    expect(registry.isInUse('')).toBe(false)
+  })
+})
+
 describe('the schedule', () => {
   test('a claimed scan is not due again before it ends, and the next is an interval later within five percent', () => {
     fc.assert(
