@@ -31,11 +31,15 @@ export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
           return
         }
         if (ticker.timer) clearTimeout(ticker.timer)
-        ticker.running = this[`${options.name}Tick`](ticker).then((waitMs: number) => {
+        const tick = async () => {
+          // An action may ring our own bell before it awaits anything: by then this tick has to be known.
+          await null
+          const waitMs = await this[`${options.name}Tick`](ticker)
           ticker.running = null
           ticker.again = false
           if (!ticker.stopped) ticker.timer = setTimeout(() => this[`${options.name}Now`](), waitMs)
-        })
+        }
+        ticker.running = tick()
       },
 
       /** Answers how long to wait until the next one. */
