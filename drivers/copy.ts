@@ -102,6 +102,9 @@ class Copy {
     } catch (error) {
       if (error instanceof SourceChanged) return this.#changed(error.seen)
       if ((error as IngestError).type === 'SOURCE_CHANGED') return this.#changed(await this.#sftp.stat(this.#file.path))
+      if ((error as IngestError).type === 'SFTP_FAILURE' && (await this.#isAnother())) {
+        return this.#changed(await this.#sftp.stat(this.#file.path))
+      }
       if ((error as IngestError).type === 'SFTP_NO_SUCH_PATH') await this.#leaveNothing()
       throw error
     }
@@ -175,6 +178,16 @@ class Copy {
     const known = object.checksum.algorithm === 'crc32' ? object.checksum.value : (object.crc32 ?? crc32)
     if (known === crc32) return
     throw new SourceChanged({ sizeBytes: size, mtimeSeconds: mtime / 1000 })
+  }
+
+  /** Some servers answer a READ past the end of a file that was cut with a failure of their own, not with the end. */
+  async #isAnother(): Promise<boolean> {
+    try {
+      this.#holdAgainst(await this.#sftp.stat(this.#file.path))
+      return false
+    } catch (error) {
+      return error instanceof SourceChanged
+    }
   }
 
   async #small(): Promise<Outcome> {
