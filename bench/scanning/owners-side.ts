@@ -32,7 +32,8 @@ function counted<T extends Document>(name: string, collection: Collection<T>): C
       // A promise that resolves to the collection asks for `then`.
       if (typeof target[operation] !== 'function') return undefined
       return (...args: unknown[]) => {
-        count(operation)
+        // Nothing to write is no question to the database.
+        if (!Array.isArray(args[0]) || args[0].length > 0) count(operation)
         const result = (target[operation] as (...args: unknown[]) => unknown)(...args)
         if (name !== 'servers' || operation !== 'replaceEach') return result
         return (result as Promise<boolean[]>).then((written) => {
