@@ -7,6 +7,7 @@ import { type FileRecord, RENEW_MS } from '../domain/file.ts'
 import { type Priorities, urgentOf } from '../domain/priority.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import { connectSftp } from '../drivers/sftp/connection.ts'
+import { nativeBindingFault } from '../drivers/sftp/native-binding.ts'
 import type { ConnectOptions, Pace, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 import { openStore } from '../drivers/store/open.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
@@ -317,6 +318,8 @@ export function transferService(config: Config): ServiceSchema {
     },
 
     async started(this: any) {
+      const fault = nativeBindingFault()
+      if (fault) this.logger.warn(fault)
       this.store = this.openStore()
       const resolveAddress = addressPolicy({ allow: config.allowNetworks, deny: config.denyNetworks })
       this.connector = {

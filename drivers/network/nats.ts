@@ -21,8 +21,8 @@ function serversOf(transporter: string): URL[] {
   return transporter.split(',').map((address) => new URL(address))
 }
 
-/** Resolves once a connection could be made. `onProblem` hears why not, once for each new reason. */
-export async function reachNats(transporter: string, onProblem: (problem: string) => void): Promise<void> {
+/** One attempt; rejects with an error that says what to mend. */
+export async function tryNats(transporter: string): Promise<void> {
   const servers = serversOf(transporter)
   const { username, password } = servers.find((one) => one.username) ?? {}
   const options = {
@@ -31,12 +31,22 @@ export async function reachNats(transporter: string, onProblem: (problem: string
     reconnect: false,
     timeout: CONNECT_TIMEOUT_MS
   }
+  try {
+    const connection = await connect(options)
+    await connection.close()
+  } catch (error) {
+    const reason = explain(error as Error & { code?: string })
+    throw new Error(`${networkName(transporter)} cannot be used: ${reason}`, { cause: error })
+  }
+}
+
+/** Resolves once a connection could be made. `onProblem` hears why not, once for each new reason. */
+export async function reachNats(transporter: string, onProblem: (problem: string) => void): Promise<void> {
   for (let last = ''; ; await delay(RETRY_MS)) {
     try {
-      const connection = await connect(options)
-      return await connection.close()
+      return await tryNats(transporter)
     } catch (error) {
-      const problem = `${networkName(transporter)} cannot be used: ${explain(error as Error & { code?: string })}`
+      const problem = (error as Error).message
       if (problem !== last) onProblem(problem)
       last = problem
     }
