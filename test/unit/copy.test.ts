@@ -1,58 +1,39 @@
 import { describe, expect, test } from '@jest/globals'
-import { IngestError } from '../../domain/errors.ts'
 import type { FileRecord } from '../../domain/file.ts'
+import { outcomeOf } from '../../domain/outcome.ts'
 import { copyFile } from '../../drivers/copy.ts'
 import type { Sftp } from '../../drivers/sftp/sftp.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 
-const file = { _id: 'f', path: '/f', size: 10, mtime: 1000, epoch: 1, version: 1, reservedKey: 'f', upload: null }
+const TIB = 1024 ** 4
 
-/** A server whose READs fail, and which then shows a file of `sizeAfter` bytes; null: that cannot be seen. */
-function copyThatFails(error: IngestError, sizeAfter: number | null) {
-  let size: number | null = file.size
-  const stat = async () => {
-    if (size === null) throw new IngestError('SFTP_PERMISSION_DENIED', 'not yours')
-    return { kind: 'file', sizeBytes: size, mtimeSeconds: 1, mode: 0o644, uid: 0, gid: 0 }
-  }
-  const handle = {
-    stat,
-    close: async () => undefined,
-    async readSmall() {
-      size = sizeAfter
-      throw error
+describe('copyFile', () => {
+  test('a file over the limit of the store fails for good before anything is asked of the server or the store', async () => {
+    const untouched = <T extends object>(known: Partial<T>) =>
+      new Proxy(known, {
+        get(target, name) {
+          if (name in target) return target[name as keyof T]
+          throw new Error(`${String(name)} was asked for`)
+        }
+      }) as T
+    const limits = {
+      minPartBytes: 5 * 1024 ** 2,
+      maxPartBytes: 5 * 1024 ** 3,
+      maxParts: 10_000,
+      maxObjectBytes: 5 * TIB
     }
-  }
-  const sftp = { latencyMs: 1, maxChannels: 10, stat, open: async () => handle } as unknown as Sftp
-  const store = { limits: { maxObjectBytes: 1000 }, listUploads: async () => [] } as unknown as ObjectStore
-  return copyFile(sftp, store, {
-    file: file as unknown as FileRecord,
-    checksum: 'crc32',
-    signal: new AbortController().signal,
-    keepUpload: async () => undefined,
-    stillOurs: async () => undefined,
-    onBytes: () => undefined,
-    onKept: () => undefined,
-    isLeaving: () => false
-  })
-}
-
-const refusal = new IngestError('SFTP_FAILURE', 'the server says "invalid seek position"')
-
-describe('a read that the server refuses', () => {
-  test('is a changed file when the file is another one now: some servers say so of one that was cut', async () => {
-    expect(await copyThatFails(refusal, 4)).toEqual({ kind: 'changed', size: 4, mtime: 1000 })
-  })
-
-  test('is that failure when the file is still the same', async () => {
-    await expect(copyThatFails(refusal, 10)).rejects.toBe(refusal)
-  })
-
-  test('is that failure when the file cannot be looked at any more', async () => {
-    await expect(copyThatFails(refusal, null)).rejects.toBe(refusal)
-  })
-
-  test('is no change of the file when it is the connection that fails', async () => {
-    const lost = new IngestError('SFTP_CONNECTION_LOST', 'lost')
-    await expect(copyThatFails(lost, 4)).rejects.toBe(lost)
+    const copying = copyFile(untouched<Sftp>({}), untouched<ObjectStore>({ limits }), {
+      file: { _id: 'f', path: '/f', size: 5 * TIB + 1, upload: null, reservedKey: 'f', epoch: 1 } as FileRecord,
+      checksum: 'crc32',
+      signal: new AbortController().signal,
+      keepUpload: () => Promise.reject(new Error('the record was written')),
+      stillOurs: async () => {},
+      isLeaving: () => false,
+      onBytes: () => {},
+      onKept: () => {}
+    })
+    const error = await copying.catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({ type: 'FILE_TOO_LARGE' })
+    expect(outcomeOf(error, 0)).toMatchObject({ kind: 'rejected' })
   })
 })
