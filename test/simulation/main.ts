@@ -4,11 +4,12 @@
  *
  *   --trace             tells it of a run that does not fail, too
  *   --processes P       by default one a processor
- *   --duel              only scenarios in which a stopped worker is overtaken
+ *   --wish duel|calm    only scenarios of this kind, see scenario.ts
  *   --mutation NAME     with one of the mutations of mutations.ts
  */
 import { parseArgs } from 'node:util'
 import { runSeeds } from './pool.ts'
+import type { Wish } from './scenario.ts'
 
 const { values } = parseArgs({
   options: {
@@ -16,7 +17,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1' },
     processes: { type: 'string' },
     mutation: { type: 'string' },
-    duel: { type: 'boolean', default: false },
+    wish: { type: 'string' },
     trace: { type: 'boolean', default: false }
   }
 })
@@ -26,7 +27,7 @@ if (!Number.isSafeInteger(first) || !(count >= 1)) {
   process.exit(2)
 }
 const processes = values.processes ? Number(values.processes) : undefined
-const wish = values.duel ? ('duel' as const) : undefined
+const wish = values.wish as Wish | undefined
 const begun = performance.now()
 const result = await runSeeds({ first, count, processes, mutation: values.mutation, traced: values.trace, wish })
 const seconds = (performance.now() - begun) / 1000

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs'
 import { registerHooks } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import type { Wish } from './scenario.ts'
 
 interface Mutation {
   /** What is no longer there. */
@@ -13,6 +14,10 @@ interface Mutation {
   file: string
   from: string
   to: string
+  /** The kind of scenario that it shows in soonest. */
+  wish?: Wish
+  /** It is found within so many; 300 where nothing is said. */
+  seeds?: number
 }
 
 export const mutations: Record<string, Mutation> = {
@@ -20,7 +25,8 @@ export const mutations: Record<string, Mutation> = {
     what: 'a worker of an older epoch may still write',
     file: 'domain/file.ts',
     from: "return file.status === 'downloading' && file.epoch === epoch",
-    to: "return file.status === 'downloading'"
+    to: "return file.status === 'downloading'",
+    wish: 'duel'
   },
   settle: {
     what: 'a file is taken at the first look',
@@ -50,7 +56,8 @@ export const mutations: Record<string, Mutation> = {
     what: 'a registration writes over what is recorded',
     file: 'test/simulation/database.ts',
     from: 'if (this.documents.has(document._id) || this.isTaken(document)) return false',
-    to: 'if (this.isTaken(document)) return false'
+    to: 'if (this.isTaken(document)) return false',
+    seeds: 1500
   },
   'compare-and-set': {
     what: 'a write does not ask whether somebody was faster',
@@ -62,7 +69,8 @@ export const mutations: Record<string, Mutation> = {
     what: 'the store does not hold a condition against what is there',
     file: 'test/simulation/store.ts',
     from: 'if (isRefused) throw',
-    to: 'if (false) throw'
+    to: 'if (false) throw',
+    wish: 'duel'
   },
   rescue: {
     what: 'nobody takes over from a lost worker',
@@ -89,16 +97,17 @@ export const mutations: Record<string, Mutation> = {
     to: "tickerMixin({ name: 'work', everyMs: 2_000_000,"
   },
   'scan-lease': {
-    what: 'the scan of a dead scanner is never taken over',
+    what: 'the scan of a dead scanner is taken over late',
     file: 'domain/server.ts',
     from: 'export const SCAN_LEASE_MS = 30_000',
-    to: 'export const SCAN_LEASE_MS = 300_000_000'
+    to: 'export const SCAN_LEASE_MS = 300_000'
   },
   slots: {
     what: 'connections are not counted',
     file: 'domain/server.ts',
     from: 'if (held.length >= maxConnections) return false',
-    to: 'if (held.length < 0) return false'
+    to: 'if (held.length < 0) return false',
+    wish: 'calm'
   },
   strays: {
     what: 'what is left of an upload is not aborted',

@@ -3,6 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { RunResult } from './run.ts'
+import type { Wish } from './scenario.ts'
 
 export interface PoolOptions {
   first: number
@@ -15,7 +16,7 @@ export interface PoolOptions {
   enough?: number
   traced?: boolean
   /** The kind of scenario; by default the seed chooses. */
-  wish?: 'duel'
+  wish?: Wish
   /** Answers every run, and not those that failed only. */
   keep?: boolean
 }

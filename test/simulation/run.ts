@@ -13,7 +13,7 @@ import { Operator } from './operator.ts'
 import { Writer } from './partners.ts'
 import { SimulatedQueue } from './queue.ts'
 import { Random } from './random.ts'
-import { planOf, type Scenario, scenarioOf } from './scenario.ts'
+import { planOf, type Scenario, scenarioOf, type Wish } from './scenario.ts'
 import { SftpServers } from './sftp.ts'
 import { type Partner, snapshotOf } from './snapshot.ts'
 import { SourceServer } from './sources.ts'
@@ -55,7 +55,7 @@ export interface RunOptions {
   /** Tells what happened, too. */
   traced?: boolean
   /** By default the seed chooses. */
-  wish?: 'duel'
+  wish?: Wish
 }
 
 export async function simulate(seed: number, options: RunOptions = {}): Promise<RunResult> {

@@ -42,6 +42,8 @@ export interface Scenario {
    * overtaken it when it goes on.
    */
   isDuel: boolean
+  /** Nothing goes wrong but that processes die: connections are counted then. */
+  isCalm: boolean
   topology: Record<string, ServiceName[]>
   faultsMs: number
   servers: { name: string; policy: Policy }[]
@@ -58,14 +60,20 @@ export interface Scenario {
   workerSkewMs: number
 }
 
-export function scenarioOf(random: Random, wish?: 'duel'): Scenario {
-  const isDuel = random.chance(0.1) || wish === 'duel'
+/** The kind of a scenario, where the seed is not to choose. */
+export type Wish = 'duel' | 'calm'
+
+export function scenarioOf(random: Random, wish?: Wish): Scenario {
+  const kind = wish ?? random.pick<Wish | null>(['duel', 'calm', ...Array<null>(14).fill(null)])
+  const isDuel = kind === 'duel'
+  const isCalm = kind === 'calm'
   const faultsMs = isDuel ? 90_000 : random.pick([15_000, 15_000, 30_000, 40_000])
-  const many = (most: number) => (isDuel || random.chance(0.4) ? 0 : random.whole(1, most))
+  const many = (most: number) => (kind !== null || random.chance(0.4) ? 0 : random.whole(1, most))
   const names = random.chance(0.3) ? ['alpha', 'beta'] : ['alpha']
   return {
     isDuel,
-    topology: random.pick(isDuel ? topologies.filter(hasTwoWorkers) : topologies),
+    isCalm,
+    topology: random.pick(kind !== null ? topologies.filter(hasTwoWorkers) : topologies),
     faultsMs,
     servers: names.map((name) => ({ name, policy: policyOf(random) })),
     fileEvents: random.whole(6, 16),
@@ -100,17 +108,17 @@ function policyOf(random: Random): Policy {
   }
 }
 
-export function planOf(random: Random, { isDuel, faultsMs }: Scenario): FaultPlan {
+export function planOf(random: Random, { isDuel, isCalm, faultsMs }: Scenario): FaultPlan {
   if (isDuel) {
     const errors = { database: 0, store: 0, queue: 0, sftp: 0, network: 0 }
     const freezing = { freezes: 3, freezesAtFinish: random.chance(0.5), freeze: 0.5, writeMs: 9_000 }
     return { errors, slow: 0, crashes: 0, crash: 0, ...freezing, until: faultsMs }
   }
-  const rate = () => (random.chance(0.5) ? 0 : random.pick([0.005, 0.02, 0.06]))
+  const rate = () => (isCalm || random.chance(0.5) ? 0 : random.pick([0.005, 0.02, 0.06]))
   const crashes = random.chance(0.35) ? 0 : random.whole(1, 5)
   return {
-    errors: { database: rate(), store: rate(), queue: rate(), sftp: rate(), network: rate() },
-    slow: random.pick([0, 0, 0.01, 0.03]),
+    errors: { database: rate(), store: rate(), queue: 4 * rate(), sftp: rate(), network: rate() },
+    slow: isCalm ? 0 : random.pick([0, 0, 0.01, 0.03]),
     crashes,
     crash: crashes === 0 ? 0 : random.pick([0.002, 0.005, 0.02]),
     freezes: 0,

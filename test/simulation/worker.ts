@@ -1,11 +1,12 @@
 /** A process that runs seeds for `pool.ts`, with a mutation of the code under test where one was asked for. */
+import type { Wish } from './scenario.ts'
 import { install } from './timeline.ts'
 
 export interface Order {
   first: number
   count: number
   traced: boolean
-  wish?: 'duel'
+  wish?: Wish
 }
 
 const mutation = process.argv[2]
