@@ -45,7 +45,11 @@ export function filesService(config: Config): ServiceSchema {
     name: 'files',
     mixins: [
       timelineMixin(),
-      collectionMixin({ name: 'files', indexes: fileIndexes }),
+      collectionMixin({
+        name: 'files',
+        indexes: fileIndexes,
+        ifLost: 'The next scans find these files again; what is stored is looked up in the store, not copied again'
+      }),
       tickerMixin({ name: 'rescue', everyMs: 5_000, action: 'files.rescue' })
     ],
 

@@ -64,7 +64,13 @@ const byId = { id: 'string' }
 export function serversService(config: Config): ServiceSchema {
   return {
     name: 'servers',
-    mixins: [collectionMixin({ name: 'servers', indexes: serverIndexes })],
+    mixins: [
+      collectionMixin({
+        name: 'servers',
+        indexes: serverIndexes,
+        ifLost: 'Look at the servers: one may be missing or have older settings, and has to be given again'
+      })
+    ],
 
     actions: {
       /** Registers a server whose secrets are sealed already. CONFLICT when the name is taken. */

@@ -6,7 +6,7 @@
  * NeDB: one folder, held by a lock, since two processes would overwrite each other's files. The lock is a folder
  * whose time is renewed every 2 s; one that is 8 s old belongs to nobody, so a killed process blocks nobody for long.
  */
-import { chmod, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -15,6 +15,7 @@ import type mongoose from 'mongoose'
 import lockfile from 'proper-lockfile'
 import { IngestError } from '../../domain/errors.ts'
 import type { Collection, Document, Index } from './collection.ts'
+import { cutTornLine, moveDamagedLines } from './damage.ts'
 import { nedbCollection } from './nedb.ts'
 import type { Datastore } from './nedb-store.ts'
 
@@ -31,6 +32,8 @@ export interface Database {
   adapter(name: string, fields?: mongoose.SchemaDefinition): DbAdapter
   /** The collection of a connected adapter that this database made. */
   collection<T extends Document>(adapter: DbAdapter, indexes: Index[]): Promise<Collection<T>>
+  /** What was found lost when the collection was loaded, each a sentence; a MongoDB looks after itself. */
+  damageOf?(name: string): string[]
   /** Rejects with DATABASE_UNAVAILABLE when the database does not answer. */
   ping(): Promise<void>
   /** Gives this user's share back; idempotent. */
@@ -102,6 +105,7 @@ async function openFolder(folder: string): Promise<Database> {
     lost = error
   })
   const stores = new Map<string, Promise<LoadedAdapter>>()
+  const damage = new Map<string, string[]>()
   let compaction: NodeJS.Timeout | undefined
 
   function check(): void {
@@ -111,16 +115,26 @@ async function openFolder(folder: string): Promise<Database> {
     })
   }
 
+  function noteDamage(name: string, sentence: string | null): void {
+    if (sentence) damage.set(name, [...(damage.get(name) ?? []), sentence])
+  }
+
   async function load(name: string): Promise<LoadedAdapter> {
     const filename = join(folder, `${name}.db`)
-    await cutTornLine(filename)
-    // Beside a torn end no line is ever wrong by itself: refuse to lose any, instead of NeDB's one in ten.
+    noteDamage(name, await cutTornLine(filename))
     const adapter = new DbService.MemoryAdapter({
       filename,
       modes: { fileMode: 0o600, dirMode: 0o700 },
+      // Not NeDB's one line in ten, lost without a word.
       corruptAlertThreshold: 0
     } as never) as LoadedAdapter
-    await adapter.connect()
+    try {
+      await adapter.connect()
+    } catch (error) {
+      if ((error as { corruptItems?: number }).corruptItems === undefined) throw error
+      noteDamage(name, await moveDamagedLines(filename))
+      await adapter.connect()
+    }
     return adapter
   }
 
@@ -149,6 +163,7 @@ async function openFolder(folder: string): Promise<Database> {
     adapter: (name) => new SharedFileAdapter(() => loaded(name)) as unknown as DbAdapter,
     collection: <T extends Document>(adapter: DbAdapter, indexes: Index[]) =>
       nedbCollection<T>((adapter as unknown as LoadedAdapter).db, indexes, check),
+    damageOf: (name) => damage.get(name) ?? [],
     ping: async () => check(),
     close: async () => {
       clearInterval(compaction)
@@ -170,35 +185,6 @@ class SharedFileAdapter extends DbService.MemoryAdapter {
 
   override async connect(): Promise<void> {
     this.db = (await this.#load()).db
-  }
-}
-
-/** A killed process may leave half a line at the end, which was never confirmed; the next append would be glued to it. */
-async function cutTornLine(filename: string): Promise<void> {
-  const file = await open(filename, 'r+').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return null
-    throw error
-  })
-  if (!file) return
-  try {
-    await file.chmod(0o600)
-    const { size } = await file.stat()
-    const newline = 10
-    const portion = Buffer.alloc(64 * 1024)
-    let end = size
-    while (end > 0) {
-      const start = Math.max(0, end - portion.length)
-      const { bytesRead } = await file.read(portion, 0, end - start, start)
-      const last = portion.subarray(0, bytesRead).lastIndexOf(newline)
-      if (last >= 0) {
-        end = start + last + 1
-        break
-      }
-      end = start
-    }
-    if (end < size) await file.truncate(end)
-  } finally {
-    await file.close()
   }
 }
 

@@ -15,20 +15,22 @@ interface Waiting {
 }
 
 /** The Queue over a file. Its messages are on the disk when `publish` resolves. */
-export function journalQueue(options: { path: string }): Queue {
-  return new JournalQueue(resolve(options.path))
+export function journalQueue(options: { path: string; log?: { warn(message: string): void } }): Queue {
+  return new JournalQueue(resolve(options.path), options.log)
 }
 
 class JournalQueue implements Queue {
   readonly #path: string
+  readonly #log: { warn(message: string): void } | undefined
   #file: FileHandle | null = null
   #waiting: Waiting[] = []
   #work: Promise<void> = Promise.resolve()
   #isOpen = false
   #isTorn = false
 
-  constructor(path: string) {
+  constructor(path: string, log: { warn(message: string): void } | undefined) {
     this.#path = path
+    this.#log = log
   }
 
   async open(): Promise<void> {
@@ -100,6 +102,8 @@ class JournalQueue implements Queue {
       const { size } = await file.stat()
       const { bytesRead, buffer } = await file.read(Buffer.alloc(1), 0, 1, Math.max(0, size - 1))
       this.#isTorn = bytesRead === 1 && buffer[0] !== 0x0a
+      if (this.#isTorn)
+        this.#log?.warn(`${this.#path} ends in half a line: its message was not confirmed and comes again`)
       if (size === 0) await syncFolder(dirname(this.#path))
     } catch (error) {
       await file.close()

@@ -12,5 +12,5 @@ interface Log {
 /** The queue that the environment chooses. */
 export function openQueue(config: Config, log: Log): Queue {
   if (config.amqp) return rabbitQueue({ ...config.amqp, log })
-  return journalQueue({ path: join(config.dataDir, 'notifications.ndjson') })
+  return journalQueue({ path: join(config.dataDir, 'notifications.ndjson'), log })
 }

@@ -166,12 +166,48 @@ describe('the embedded database', () => {
     expect(await again.insertNew([{ _id: '2', revision: 0, status: 'new' }])).toEqual(new Set(['2']))
   })
 
-  test('does not open a file with a broken line in its middle', async () => {
+  test('torn at any byte, opens with every line before the tear, and says what was cut', async () => {
+    const before = await open()
+    const documents = Array.from({ length: 3 }, (_, i): Thing => ({ _id: `id-${i}`, revision: 0, status: 'new' }))
+    const things = await openThings(before)
+    for (const document of documents) await things.insertNew([document])
+    await before.close()
+    const whole = await readFile(join(dataDir, 'things.db'))
+    const ends = [...whole.keys()].filter((at) => whole[at] === 10)
+    for (let bytes = 0; bytes <= whole.length; bytes++) {
+      await writeFile(join(dataDir, 'things.db'), whole.subarray(0, bytes))
+      const database = await open()
+      const again = await openThings(database)
+      const lines = whole.subarray(0, bytes).toString().split('\n').slice(0, -1)
+      const kept = lines.filter((line) => line.startsWith('{"_id"')).length
+      expect(await again.find({}, { sort: { _id: 1 } })).toEqual(documents.slice(0, kept))
+      const isTorn = bytes > 0 && !ends.includes(bytes - 1)
+      expect(database.damageOf!('things')).toHaveLength(isTorn ? 1 : 0)
+      if (isTorn)
+        expect(database.damageOf!('things')[0]).toMatch(/^things\.db ended in half a line \(\d+ bytes\), which/)
+      await database.close()
+    }
+  })
+
+  test('a line in the middle that cannot be read is put aside, said, and all others stay', async () => {
     const before = await open()
     await (await openThings(before)).insertNew([{ _id: '1', revision: 0, status: 'new' }])
     await before.close()
-    await appendFile(join(dataDir, 'things.db'), '{"_id":"2","revi\n{"_id":"3","revision":0,"status":"new"}\n')
-    await expect(openThings(await open())).rejects.toThrow(/corrupt/)
+    const damaged = '{"_id":"2","revi\0\0\0'
+    await appendFile(join(dataDir, 'things.db'), `${damaged}\n{"_id":"3","revision":0,"status":"new"}\n{"_id":"4"`)
+    const database = await open()
+    const again = await openThings(database)
+    expect((await again.find({}, { sort: { _id: 1 } })).map(({ _id }) => _id)).toEqual(['1', '3'])
+    expect(database.damageOf!('things')).toEqual([
+      expect.stringMatching(/half a line \(10 bytes\)/),
+      'things.db is damaged: 1 line that could not be read was moved to things.db.damaged, of the records 2'
+    ])
+    expect(await readFile(join(dataDir, 'things.db.damaged'), 'utf8')).toBe(`${damaged}\n`)
+    expect(await again.insertNew([{ _id: '2', revision: 0, status: 'new' }])).toEqual(new Set(['2']))
+    await database.close()
+    expect((await readdir(dataDir)).toSorted()).toEqual(['things.db', 'things.db.damaged'])
+    expect((await stat(join(dataDir, 'things.db'))).mode & 0o777).toBe(0o600)
+    expect((await (await openThings(await open())).find({})).length).toBe(3)
   })
 
   test('a key with a dot or a leading $ inside a value is INVALID', async () => {
