@@ -9,7 +9,7 @@
  */
 import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
-import { type RoundReport, runRound } from './round.ts'
+import { type RoundReport, runRound, SETTLE_MS } from './round.ts'
 
 const MiB = 1024 * 1024
 
@@ -36,6 +36,7 @@ for (let seed = first; seed < first + count; seed++) {
   const report = await runRound({
     seed,
     faultsMs: minutes * 60_000,
+    settleMs: SETTLE_MS,
     largeBytes: 48 * MiB,
     mostBytes: Math.min(minutes, 10) * 250 * MiB,
     log: (line) => values.quiet || console.log(`  ${line}`)
