@@ -62,6 +62,8 @@ class Connection implements Sftp {
   readonly #closed = new AbortController()
   readonly #all: Set<{ life: Life; cut(): void }>
   #isOpen = false
+  /** A server answers what was asked of one channel in its order. */
+  readonly #line = { at: 0 }
   readonly #atDeath = () => this.#hangUp()
 
   constructor(world: World, life: Life, server: SourceServer, all: Set<{ life: Life; cut(): void }>) {
@@ -127,7 +129,7 @@ class Connection implements Sftp {
       }
       return effect()
     }
-    return this.#world.ask(this.#life, { backend: 'sftp', what, effect: checked, failure, signal: both, takesMs })
+    return this.#world.ask(this.#life, { backend: 'sftp', what, effect: checked, failure, signal: both, takesMs, line: this.#line })
   }
 
   #at(path: string): Inode {

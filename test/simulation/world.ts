@@ -50,6 +50,8 @@ export interface Question<R> {
   signal?: AbortSignal
   /** Beside the usual ways, ms. */
   takesMs?: number
+  /** Questions of one line arrive in their order. */
+  line?: { at: number }
 }
 
 export class World {
@@ -154,7 +156,7 @@ export class World {
     this.onFreeze(life)
   }
 
-  ask<R>(life: Life, { backend, what, effect, failure, signal, takesMs = 0 }: Question<R>): Promise<R> {
+  ask<R>(life: Life, { backend, what, effect, failure, signal, takesMs = 0, line }: Question<R>): Promise<R> {
     const { timeline, random, plan } = this
     return new Promise<R>((resolve, reject) => {
       if (life.isDead || this.#dies(life, `before ${what}`)) return
@@ -196,7 +198,11 @@ export class World {
         if (life.isDead || this.#dies(life, `after ${what}`)) return
         answer(() => resolve(result))
       }
-      const send = () => timeline.schedule(this.now + this.wayMs() + takesMs, null, arrive)
+      const send = () => {
+        const at = Math.max(this.now + this.wayMs() + takesMs, line?.at ?? 0)
+        if (line) line.at = at
+        timeline.schedule(at, null, arrive)
+      }
       // One that is stopped sends when it goes on.
       if (life.held) timeline.schedule(this.now, life, send)
       else send()
