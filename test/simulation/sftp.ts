@@ -129,7 +129,15 @@ class Connection implements Sftp {
       }
       return effect()
     }
-    return this.#world.ask(this.#life, { backend: 'sftp', what, effect: checked, failure, signal: both, takesMs, line: this.#line })
+    return this.#world.ask(this.#life, {
+      backend: 'sftp',
+      what,
+      effect: checked,
+      failure,
+      signal: both,
+      takesMs,
+      line: this.#line
+    })
   }
 
   #at(path: string): Inode {
