@@ -465,7 +465,8 @@ export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null
   if (isRefetching(file)) return backToStored(file, 'vanished', now)
   const free = { reason: null, settle: null, worker: null }
-  if (file.epoch === 0) return enter(file, { ...free, status: 'vanished' }, now, 'gone from the server')
+  // A file that was never claimed, though an operator cancelled it once, cannot have been stored.
+  if (file.reservedKey === undefined) return enter(file, { ...free, status: 'vanished' }, now, 'gone from the server')
   if (file.status === 'pending') return file.dueAt > now ? { ...file, dueAt: now, updatedAt: now } : null
   const why = 'gone from the server; a worker looks whether it was stored'
   return enter(file, { ...free, status: 'pending', dueAt: now }, now, why)
