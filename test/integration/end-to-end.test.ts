@@ -104,7 +104,7 @@ describe('seven processes, one of each service', () => {
     // A temporary name to this server's policy, so that it stays without a record.
     await writeFile(at('.draft-unseen'), '')
     const silent = consumer.messages.filter(({ event }) => event.subject !== at('empty'))
-    const [first] = consumer.messages
+    const [first] = silent
     const messages = [...silent, { ...first!, messageId: 'another', event: { ...first!.event, id: 'another' } }]
     const { problems, duplicates } = await checkEverything({
       backends,
