@@ -78,7 +78,7 @@ class Copy {
   #hasUpload: boolean
 
   constructor(sftp: Sftp, store: ObjectStore, job: CopyJob) {
-    this.#hasUpload = job.file.upload !== null
+    this.#hasUpload = job.file.upload !== null || (job.file.epoch > 1 && job.file.size > SMALL_FILE_BYTES)
     this.#sftp = sftp
     this.#store = store
     this.#job = job
@@ -252,6 +252,8 @@ class Copy {
       this.#write((condition) => this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition }))
     )
     if ('kind' in object) return object
+    // An earlier attempt may have begun an upload that no record names: its answer was lost, or its worker was overtaken.
+    if (this.#file.epoch > 1) await this.#abandonUpload()
     return this.#stored(object, sum, this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
   }
 
@@ -305,7 +307,8 @@ class Copy {
    * anybody was told of it, or it would have been adopted.
    */
   async #leaveNothing(): Promise<void> {
-    await this.#abandonUpload().catch(unlessLost)
+    // With the store away the file waits for it: nobody would come back to a file that is called vanished.
+    await this.#abandonUpload()
     if (this.#file.epoch === 1 || isRefetching(this.#file)) return
     const there = await this.#store.head(this.#key, this.#job.signal)
     const { 'longshore-file': id, 'longshore-epoch': epoch } = there?.metadata ?? {}

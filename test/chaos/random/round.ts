@@ -125,7 +125,13 @@ async function strikeAndSettle(run: Running): Promise<RoundReport> {
   if (settleMs > run.settleMs) problems.push(`settled only after ${Math.round(settleMs / 1000)} s`)
   const verdict = await judgeRun(evidence)
   problems.push(...verdict.problems.filter((problem) => !problems.includes(problem)))
-  if (problems.length > 0) log(fleet.output())
+  if (problems.length > 0) {
+    log(fleet.output())
+    for (const record of await fleet.api(0).files()) {
+      if (!problems.some((problem) => problem.includes(record.path))) continue
+      log(JSON.stringify(await fleet.api(0).get(`/files/${record.id}`)))
+    }
+  }
   return {
     seed: run.seed,
     seconds: Math.round((Date.now() - run.startedAt) / 1000),
