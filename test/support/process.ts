@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { access, constants, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { homedir, tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -18,8 +19,8 @@ export interface StartOptions {
   /** Added to this process's environment. */
   env?: Record<string, string>
   cwd?: string
-  /** A line of its output, or a question asked every 50 ms, that says it may be used. */
-  ready?: RegExp | (() => Promise<boolean>)
+  /** A line of its output, or a question asked every 50 ms about it and its output, that says it may be used. */
+  ready?: RegExp | ((output: string) => Promise<boolean>)
   timeoutMs?: number
 }
 
@@ -93,7 +94,7 @@ export async function startProcess(
     onOutput = () => {}
     if (ended || !ready.test(output)) await failed()
   } else if (ready) {
-    while (!ended && !(await ready().catch(() => false))) {
+    while (!ended && !(await ready(output).catch(() => false))) {
       if (Date.now() > giveUpAt) await failed()
       await delay(50)
     }
@@ -155,6 +156,19 @@ export async function freePort(): Promise<number> {
     if (lastPorts.has(port)) continue
     lastPorts.add(port)
     return port
+  }
+}
+
+/** Whether something on loopback takes a connection on this port now. */
+export async function accepts(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1')
+  try {
+    await once(socket, 'connect')
+    return true
+  } catch {
+    return false
+  } finally {
+    socket.destroy()
   }
 }
 

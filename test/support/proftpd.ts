@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { newSshKey } from '../../demo/ssh-key.ts'
 import { fingerprint } from './openssh.ts'
-import { freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
+import { accepts, freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
 export interface Proftpd {
   host: '127.0.0.1'
@@ -58,7 +58,8 @@ export async function startProftpd(): Promise<Proftpd> {
     await writeFile(at('proftpd.conf'), `${configuration({ port, user, group, at }).join('\n')}\n`)
 
     const running = await startProcess(proftpd, ['--nodaemon', '--config', at('proftpd.conf')], {
-      ready: /standalone mode STARTUP/
+      // It says so before it listens.
+      ready: async (output) => /standalone mode STARTUP/.test(output) && (await accepts(port))
     })
     return {
       host: '127.0.0.1',
