@@ -14,7 +14,7 @@ import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { Bandwidth } from '../workers/bandwidth.ts'
 import { type Connector, connectToServer } from '../workers/connect.ts'
-import { type Copying, concurrencyFor, Drain, SELF_STOP_MS } from '../workers/drain.ts'
+import { type Copying, Drain, FILES_AT_ONCE, SELF_STOP_MS } from '../workers/drain.ts'
 import type { Finished } from '../workers/finisher.ts'
 import { Linger } from '../workers/linger.ts'
 import { MemoryBudget } from '../workers/memory-budget.ts'
@@ -212,7 +212,7 @@ export function transferService(config: Config): ServiceSchema {
       drain(id: string, stay: Stay, sftp: Sftp, order: WorkOrder): Promise<number> {
         stay.drain = new Drain(sftp, this.store, this.ports(id, order.policy.keyTemplate), {
           checksum: order.policy.checksum,
-          concurrency: concurrencyFor(sftp.latencyMs),
+          concurrency: FILES_AT_ONCE,
           memory: this.memory.join(),
           signal: this.stop.signal
         })

@@ -53,6 +53,12 @@ export const SELF_STOP_MS = 20_000
 /** What is nearly done is done within this time after `leave`; what is not goes to another worker, part by part. */
 const HAND_BACK_AFTER_MS = 4_000
 
+/**
+ * How many files travel side by side over one connection: each small one waits for two round trips to the server and one
+ * to the store, wherever these are. With 16 a near store's answers were waited for.
+ */
+export const FILES_AT_ONCE = 64
+
 /** What is claimed and has to wait is kept from other workers, so it must not be much. */
 const CLAIM_AT_ONCE = 64
 
@@ -288,12 +294,4 @@ export class Drain {
     // Where this cannot be said the lease runs out, and the file is rescued.
     await this.#ports.finish(file, outcome).catch(() => undefined)
   }
-}
-
-/**
- * How many files travel side by side at most: each small one waits for two round trips to the server and one to the
- * store, so a far server needs more of them at once.
- */
-export function concurrencyFor(latencyMs: number): number {
-  return latencyMs > 5 ? 64 : 16
 }

@@ -48,4 +48,6 @@ export interface Index {
   partial?: Query
   /** NeDB's index of hashes does without it: its first field is only compared by order, or `_id` is made of its fields. */
   notInNedb?: boolean
+  /** In NeDB the documents of which this holds are kept in the order of the fields, for look-ups that sort by them. */
+  inOrder?: Query
 }

@@ -10,12 +10,15 @@ export const fileIndexes: Index[] = [
   { fields: { serverId: 1, path: 1, version: 1 }, unique: true, notInNedb: true },
   { fields: { reservedKey: 1 }, unique: true, partial: { reservedKey: { $exists: true } } },
   // The queues: what is due, by server and in the order of its policy.
-  { fields: { status: 1, serverId: 1, turn: 1 } },
-  { fields: { status: 1, dueAt: 1 } },
+  { fields: { status: 1, serverId: 1, turn: 1 }, inOrder: { status: 'pending' } },
+  { fields: { status: 1, dueAt: 1 }, inOrder: { status: 'settling' } },
   { fields: { status: 1, leaseUntil: 1 } },
   // What waits for its file, in pages.
   { fields: { serverId: 1, status: 1, _id: 1 } },
-  { fields: { 'announcement.status': 1, 'announcement.dueAt': 1 } },
+  {
+    fields: { 'announcement.status': 1, 'announcement.dueAt': 1 },
+    inOrder: { 'announcement.status': 'due' }
+  },
   // Only records with something to do on the server have this field.
   { fields: { 'afterUpload.dueAt': 1 }, partial: { 'afterUpload.dueAt': { $exists: true } } },
   // The list, newest first.

@@ -16,6 +16,7 @@ import { access, appendFile, constants } from 'node:fs/promises'
 import type Nedb from '@seald-io/nedb'
 import type { Document, FindOptions, Index, Query } from './collection.ts'
 import { HashIndex } from './nedb-index.ts'
+import { OrderedIndex } from './ordered-index.ts'
 import { select, wantedValues, wantsOrder } from './query.ts'
 
 /** NeDB's types describe an ES module; the package is the class itself. */
@@ -54,6 +55,7 @@ const fileMode = 0o600
 
 class NedbStore<T extends Document> {
   readonly #internals: Internals<T>
+  readonly #ordered = new Map<string, OrderedIndex<T>>()
   #waiting: Waiting[] = []
   #isTorn = false
 
@@ -67,9 +69,10 @@ class NedbStore<T extends Document> {
   }
 
   /** Idempotent. Throws as NeDB does when the documents break a unique one. */
-  ensureIndex({ fields, unique = false, partial, notInNedb }: Index): void {
+  ensureIndex({ fields, unique = false, partial, notInNedb, inOrder }: Index): void {
     if (notInNedb) return
     const names = Object.keys(fields)
+    if (inOrder) this.#addOrder(inOrder, names)
     // Equality on the first field alone narrows a search enough; a unique one holds all of its fields together.
     this.#addIndex(unique ? names : names.slice(0, 1), unique, partial !== undefined, this.#documents())
   }
@@ -106,6 +109,8 @@ class NedbStore<T extends Document> {
   }
 
   find(query: Query, options?: FindOptions): T[] {
+    const sorted = options?.sort ? this.#inOrder(query, options.sort) : null
+    if (sorted) return select(sorted, query, { limit: options?.limit })
     return select(this.#candidates(query), query, options)
   }
 
@@ -116,16 +121,22 @@ class NedbStore<T extends Document> {
 
   insert(document: T): string {
     for (const index of Object.values(this.#internals.indexes)) index.insert(document)
+    for (const order of this.#ordered.values()) order.insert(document)
     return lineOf(document)
   }
 
   replace(from: T, to: T): string {
     for (const index of Object.values(this.#internals.indexes)) index.update(from, to)
+    for (const order of this.#ordered.values()) {
+      order.remove(from)
+      order.insert(to)
+    }
     return lineOf(to)
   }
 
   remove(document: T): string {
     for (const index of Object.values(this.#internals.indexes)) index.remove(document)
+    for (const order of this.#ordered.values()) order.remove(document)
     return lineOf({ $$deleted: true, _id: document._id })
   }
 
@@ -176,6 +187,22 @@ class NedbStore<T extends Document> {
     if (this.#internals.indexes[index.fieldName]) return
     index.insert(documents)
     this.#internals.indexes[index.fieldName] = index
+  }
+
+  #addOrder(only: Query, fields: string[]): void {
+    const name = JSON.stringify([only, fields])
+    if (this.#ordered.has(name)) return
+    const order = new OrderedIndex<T>({ only, fields })
+    for (const document of this.#documents()) order.insert(document)
+    this.#ordered.set(name, order)
+  }
+
+  #inOrder(query: Query, sort: NonNullable<FindOptions['sort']>): Iterable<T> | null {
+    for (const order of this.#ordered.values()) {
+      const documents = order.inOrder(query, sort)
+      if (documents) return documents
+    }
+    return null
   }
 
   /** The documents of the smallest of the buckets in which all matches must be. */

@@ -137,7 +137,8 @@ function isEqual(value: unknown, wanted: unknown): boolean {
   return value === wanted || (typeof wanted === 'object' && wanted !== null && isDeepStrictEqual(value, wanted))
 }
 
-function isScalar(value: unknown): boolean {
+/** Whether a query means by this value that a field equals it. */
+export function isScalar(value: unknown): boolean {
   return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean'
 }
 
@@ -148,7 +149,7 @@ function isOperators(value: unknown): value is object {
 /** As MongoDB sorts them: missing and null first, then numbers, strings, booleans. */
 const ranks = ['undefined', 'object', 'number', 'string', 'boolean']
 
-function compare(a: unknown, b: unknown): number {
+export function compare(a: unknown, b: unknown): number {
   if (typeof a !== typeof b) return ranks.indexOf(typeof a) - ranks.indexOf(typeof b)
   if (a === b) return 0
   return (a as number) < (b as number) ? -1 : (a as number) > (b as number) ? 1 : 0

@@ -27,7 +27,7 @@ export interface CollectionDriver {
 export const thingIndexes: Index[] = [
   { fields: { key: 1 }, unique: true, partial: { key: { $exists: true } } },
   { fields: { status: 1, readyAt: 1 } },
-  { fields: { status: 1, turn: 1 } },
+  { fields: { status: 1, turn: 1 }, inOrder: { status: 'new' } },
   { fields: { 'detail.dueAt': 1 }, partial: { 'detail.dueAt': { $exists: true } } }
 ]
 
