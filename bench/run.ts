@@ -32,6 +32,8 @@ import { killSides } from './scanning/side.ts'
 import { interrupt, longshore, naive, rclone, rcloneVersion } from './sides.ts'
 import { describe, isMet, type Result, sideOf, table } from './table.ts'
 
+/** Of Linux: a file system in memory. */
+const memoryFolder = '/dev/shm'
 const results = join(import.meta.dirname, 'results')
 await mkdir(results, { recursive: true })
 const { values: wanted, positionals: names } = parseArgs({
@@ -99,7 +101,8 @@ async function keep(): Promise<void> {
 /** One case on servers of its own; null when Longshore ran alone. */
 async function measure(one: Case): Promise<Result | null> {
   const scratch = await temporaryFolder('bench')
-  const [sshd, minio] = await Promise.all([startSshd(), startMinio({ dir: await folderIn(scratch.path, 'minio') })])
+  const objects = await temporaryFolder('bench-objects', one.storeInMemory ? memoryFolder : undefined)
+  const [sshd, minio] = await Promise.all([startSshd(), startMinio({ dir: objects.path })])
   const proxy = one.delayMs
     ? await startProxy({ target: { host: sshd.host, port: sshd.port }, delayMs: one.delayMs })
     : null
@@ -123,7 +126,7 @@ async function measure(one: Case): Promise<Result | null> {
       const after = await cpuOfServers()
       const answer = { ...own, sftpCpuSeconds: after[0] - before[0], storeCpuSeconds: after[1] - before[1] }
       // A bucket of MinIO is a folder; asking it to remove thousands of objects would take longer than the run.
-      await rm(join(scratch.path, 'minio', bucket), { recursive: true, force: true })
+      await rm(join(objects.path, bucket), { recursive: true, force: true })
       console.log(`${one.title}: ${name} ${describe(one, answer)}`)
       return answer
     }
@@ -147,6 +150,7 @@ async function measure(one: Case): Promise<Result | null> {
     await proxy?.close()
     await minio.stop()
     await sshd.stop()
+    await objects.remove()
     await scratch.remove()
   }
 }

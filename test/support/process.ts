@@ -173,8 +173,11 @@ export async function accepts(port: number): Promise<boolean> {
 }
 
 /** A new empty folder and the way to be rid of it. */
-export async function temporaryFolder(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
-  const path = await mkdtemp(join(tmpdir(), `longshore-${prefix}-`))
+export async function temporaryFolder(
+  prefix: string,
+  parent = tmpdir()
+): Promise<{ path: string; remove(): Promise<void> }> {
+  const path = await mkdtemp(join(parent, `longshore-${prefix}-`))
   return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) }
 }
 
