@@ -16,8 +16,9 @@ import { crc32Hex, crc32Of } from '../domain/crc32.ts'
 import { IngestError } from '../domain/errors.ts'
 import type { FileRecord, ObjectInfo, Outcome, UploadState } from '../domain/file.ts'
 import { alternativeKey } from '../domain/object-key.ts'
-import { type PartPlan, partRange, planParts, SMALL_FILE_BYTES } from '../domain/ranges.ts'
+import { planParts, SMALL_FILE_BYTES } from '../domain/ranges.ts'
 import { isRefetching } from '../domain/refetch.ts'
+import { FileUpload } from './file-upload.ts'
 import { lanesOf } from './lanes.ts'
 import { RangeCopy } from './range-copy.ts'
 import type { Attributes, Sftp } from './sftp/sftp.ts'
@@ -74,13 +75,12 @@ class Copy {
   readonly #file: FileRecord
   readonly #key: string
   readonly #metadata: Record<string, string>
-  /** Whether an upload may be under way under this key. */
-  #hasUpload: boolean
+  readonly #upload: FileUpload
 
   constructor(sftp: Sftp, store: ObjectStore, job: CopyJob) {
-    this.#hasUpload = job.file.upload !== null || (job.file.epoch > 1 && job.file.size > SMALL_FILE_BYTES)
     this.#sftp = sftp
     this.#store = store
+    this.#upload = new FileUpload(store, job)
     this.#job = job
     this.#file = job.file
     this.#key = job.file.reservedKey!
@@ -95,11 +95,12 @@ class Copy {
 
   async run(): Promise<Outcome> {
     try {
-      const adopted = await this.#adopt()
-      if (adopted) return adopted
-      const stored = this.#file.size <= SMALL_FILE_BYTES ? await this.#small() : await this.#large()
+      const isSmall = this.#file.size <= SMALL_FILE_BYTES
+      const stored = (await this.#adopt()) ?? (await (isSmall ? this.#small() : this.#large()))
+      await this.#upload.abandon()
       return stored
     } catch (error) {
+      if (error instanceof KeyTaken) return this.#taken()
       if (error instanceof SourceChanged) return this.#changed(error.seen)
       if ((error as IngestError).type === 'SOURCE_CHANGED') return this.#changed(await this.#sftp.stat(this.#file.path))
       if ((error as IngestError).type === 'SFTP_FAILURE' && (await this.#isAnother())) {
@@ -112,8 +113,13 @@ class Copy {
 
   async #changed(seen: Pick<Attributes, 'sizeBytes' | 'mtimeSeconds'>): Promise<Outcome> {
     // What stays behind is known to the record, and found by whoever copies the file next.
-    await this.#abandonUpload().catch(unlessLost)
+    await this.#upload.abandon().catch(unlessLost)
     return { kind: 'changed', size: seen.sizeBytes, mtime: seen.mtimeSeconds * 1000 }
+  }
+
+  async #taken(): Promise<Outcome> {
+    await this.#upload.abandon()
+    return { kind: 'keyTaken', key: alternativeKey(this.#key, this.#file._id) }
   }
 
   /** A worker before us may have stored it and died before it could say so: then nothing is copied twice. */
@@ -121,7 +127,6 @@ class Copy {
     if (this.#file.epoch === 1) return null
     const there = await this.#store.head(this.#key, this.#job.signal)
     if (!there || !this.#isOurs(there) || there.crc32 === null) return null
-    await this.#abandonUpload()
     return this.#stored(there, there.crc32, null)
   }
 
@@ -156,10 +161,7 @@ class Copy {
       if ((error as IngestError).type !== 'STORE_PRECONDITION') throw error
     }
     const there = await this.#store.head(this.#key, this.#job.signal)
-    if (there && this.#isOurs(there) && there.crc32 !== null) {
-      await this.#abandonUpload()
-      return there
-    }
+    if (there && this.#isOurs(there) && there.crc32 !== null) return there
     await this.#job.stillOurs()
     return write(await this.#condition(there))
   }
@@ -214,23 +216,8 @@ class Copy {
     this.#holdAgainstRecord(sum)
     await this.#job.stillOurs()
     const options = { metadata: this.#metadata, crc32: sum, signal }
-    const object = await this.#orTaken(() =>
-      this.#write((condition) => this.#store.put(this.#key, body, { ...options, condition }))
-    )
-    if ('kind' in object) return object
-    // The file was larger once.
-    await this.#abandonUpload()
+    const object = await this.#write((condition) => this.#store.put(this.#key, body, { ...options, condition }))
     return this.#stored(object, sum, sha256)
-  }
-
-  async #orTaken(write: () => Promise<StoredObject>): Promise<StoredObject | Outcome> {
-    try {
-      return await write()
-    } catch (error) {
-      if (!(error instanceof KeyTaken)) throw error
-      await this.#abandonUpload()
-      return { kind: 'keyTaken', key: alternativeKey(this.#key, this.#file._id) }
-    }
   }
 
   async #large(): Promise<Outcome> {
@@ -239,7 +226,7 @@ class Copy {
     const seen = await this.#sftp.stat(this.#file.path)
     this.#holdAgainst(seen)
     Object.assign(this.#metadata, ownerOf(seen))
-    const upload = await this.#openUpload(plan)
+    const upload = await this.#upload.open(plan, () => this.#store.createUpload(this.#key, this.#metadata))
     const holdAgainst = (seen: Attributes) => this.#holdAgainst(seen)
     await new RangeCopy({ sftp: this.#sftp, store: this.#store, job: this.#job, plan, upload, holdAgainst }).run()
     this.#holdAgainst(await this.#sftp.stat(this.#file.path))
@@ -248,58 +235,10 @@ class Copy {
     this.#holdAgainstRecord(sum)
     await this.#job.stillOurs()
     const options = { parts, sizeBytes: this.#file.size, crc32: sum, signal: this.#job.signal }
-    const object = await this.#orTaken(() =>
-      this.#write((condition) => this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition }))
+    const object = await this.#write((condition) =>
+      this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition })
     )
-    if ('kind' in object) return object
-    // An earlier attempt may have begun an upload that no record names: its answer was lost, or its worker was overtaken.
-    if (this.#file.epoch > 1) await this.#abandonUpload()
     return this.#stored(object, sum, this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
-  }
-
-  /** Goes on with the upload of a worker before us, when the source is still the same; else starts one. */
-  async #openUpload(plan: PartPlan): Promise<UploadState> {
-    const { size, mtime } = this.#file
-    const kept = this.#file.upload
-    const same = kept?.uploadId && kept.size === size && kept.mtime === mtime && kept.partBytes === plan.partBytes
-    if (kept && same) {
-      try {
-        const there = await this.#store.listParts(this.#key, kept.uploadId!)
-        const whole = there.filter((part) => part.crc32 && part.sizeBytes === partRange(plan, size, part.number).length)
-        return { ...kept, parts: whole }
-      } catch (error) {
-        if ((error as IngestError).type !== 'STORE_NO_SUCH_UPLOAD') throw error
-      }
-    }
-    const upload: UploadState = { uploadId: null, partBytes: plan.partBytes, size, mtime, parts: [] }
-    // The intent comes first; whatever a crash left behind under this key is aborted.
-    await this.#job.keepUpload(upload)
-    await this.#abandonUpload()
-    this.#hasUpload = true
-    await this.#job.stillOurs()
-    upload.uploadId = await this.#store.createUpload(this.#key, this.#metadata)
-    try {
-      await this.#job.keepUpload(upload)
-    } catch (error) {
-      // Overtaken meanwhile: nobody else knows of this one.
-      if ((error as IngestError).type === 'LEASE_LOST')
-        await this.#store.abortUpload(this.#key, upload.uploadId).catch(() => undefined)
-      throw error
-    }
-    return upload
-  }
-
-  async #abortStrays(): Promise<void> {
-    for (const { uploadId } of await this.#store.listUploads(this.#key)) {
-      await this.#store.abortUpload(this.#key, uploadId)
-    }
-  }
-
-  /** Of this worker, or of one before it. A worker that was fenced out never comes here. */
-  async #abandonUpload(): Promise<void> {
-    if (!this.#hasUpload) return
-    await this.#job.stillOurs()
-    await this.#abortStrays()
   }
 
   /**
@@ -308,7 +247,7 @@ class Copy {
    */
   async #leaveNothing(): Promise<void> {
     // With the store away the file waits for it: nobody would come back to a file that is called vanished.
-    await this.#abandonUpload()
+    await this.#upload.abandon()
     if (this.#file.epoch === 1 || isRefetching(this.#file)) return
     const there = await this.#store.head(this.#key, this.#job.signal)
     const { 'longshore-file': id, 'longshore-epoch': epoch } = there?.metadata ?? {}

@@ -6,7 +6,7 @@ jest.setTimeout(400_000)
 const MiB = 1024 * 1024
 
 describe('random faults on real servers', () => {
-  test.each([3, 5])('seed %i breaks no promise', async (seed) => {
+  test.each([3, 8])('seed %i breaks no promise', async (seed) => {
     const lines: string[] = []
     const report = await runRound({
       seed,

@@ -111,8 +111,8 @@ export const mutations: Record<string, Mutation> = {
   },
   strays: {
     what: 'what is left of an upload is not aborted',
-    file: 'drivers/copy.ts',
-    from: '    if (!this.#hasUpload) return\n',
+    file: 'drivers/file-upload.ts',
+    from: '    if (!this.#mayBeThere) return\n',
     to: '    if (Date.now() > 0) return\n'
   }
 }

@@ -1,0 +1,98 @@
+/** Multipart uploads that were begun while replies were lost or workers stood still: on a real MinIO, nothing of them stays. */
+import { randomBytes } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import type { FileRecord, UploadState } from '../../domain/file.ts'
+import { type CopyJob, copyFile } from '../../drivers/copy.ts'
+import { s3Store } from '../../drivers/store/s3.ts'
+import type { ObjectStore } from '../../drivers/store/store.ts'
+import { type MemorySource, memorySource, memorySourceMtime } from '../support/memory-source.ts'
+import { type S3Server, startMinio } from '../support/minio.ts'
+import { type S3Fault, type S3Operation, type S3Proxy, startS3Proxy } from '../support/s3-proxy.ts'
+
+jest.setTimeout(120_000)
+
+const MiB = 1024 * 1024
+
+let minio: S3Server
+let proxy: S3Proxy
+let source: MemorySource
+/** Past the proxy, to look at what is there. */
+let direct: ObjectStore
+/** Through the proxy, as a worker has it. */
+let store: ObjectStore
+let count = 0
+
+beforeAll(async () => {
+  minio = await startMinio()
+  proxy = await startS3Proxy(minio.endpoint)
+  const { accessKey, secretKey } = minio
+  const opened = (endpoint: string) => s3Store({ endpoint, accessKey, secretKey, bucket: 'lost' })
+  direct = opened(minio.endpoint)
+  store = opened(proxy.endpoint)
+  await direct.ensureReady()
+  source = memorySource(randomBytes(17 * MiB))
+})
+afterAll(async () => {
+  await store?.close()
+  await direct?.close()
+  await proxy?.close()
+  await minio?.stop()
+})
+
+/** A claimed record of the file, under a key of its own. */
+function claimed(more: Partial<FileRecord> = {}): FileRecord {
+  const key = `partner/large-${count++}`
+  const identity = { _id: `id of ${key}`, path: '/large', version: 1, size: 17 * MiB, mtime: memorySourceMtime }
+  return { ...identity, epoch: 1, reservedKey: key, upload: null, refetch: null, object: null, ...more } as FileRecord
+}
+
+function jobOf(file: FileRecord, more: Partial<CopyJob> = {}): CopyJob {
+  return {
+    file,
+    checksum: 'crc32',
+    signal: new AbortController().signal,
+    keepUpload: async (upload: UploadState | null) => {
+      file.upload = upload && structuredClone(upload)
+    },
+    stillOurs: async () => undefined,
+    onBytes: () => undefined,
+    onKept: () => undefined,
+    isLeaving: () => false,
+    ...more
+  }
+}
+
+/** The next request of this kind meets the fault, and no other. */
+function once(operation: S3Operation, fault: S3Fault): void {
+  proxy.fault = (request) => {
+    if (request.operation !== operation) return null
+    proxy.fault = null
+    return fault
+  }
+}
+
+describe('a multipart upload whose beginning was lost', () => {
+  test('is gone when the file is stored by the same attempt', async () => {
+    const file = claimed()
+    // So that the next request has a socket that was used before, which might as well have been closed meanwhile.
+    await store.head('warm')
+    once('create', { kind: 'lostReply' })
+    expect(await copyFile(source.sftp, store, jobOf(file))).toMatchObject({ kind: 'stored' })
+    expect(proxy.fault).toBeNull()
+    expect(await direct.listUploads(file.reservedKey!)).toEqual([])
+  })
+
+  test('is gone when the file is stored at its first attempt, though no record ever knew of it', async () => {
+    const file = claimed()
+    // As a store shows one that was killed in the middle of a completion.
+    const ruined: ObjectStore = {
+      ...store,
+      completeUpload: async (...completion) => {
+        await direct.createUpload(file.reservedKey!, {})
+        return store.completeUpload(...completion)
+      }
+    }
+    expect(await copyFile(source.sftp, ruined, jobOf(file))).toMatchObject({ kind: 'stored' })
+    expect(await direct.listUploads(file.reservedKey!)).toEqual([])
+  })
+})
