@@ -7,7 +7,7 @@ import mongoose from 'mongoose'
 import { SMALL_FILE_BYTES } from '../../domain/ranges.ts'
 import type { ServerRecord } from '../../domain/server.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
-import type { Consumer, Received } from './consumer.ts'
+import type { Consumer } from './consumer.ts'
 import {
   type CheckedMessage,
   type CheckedRecord,
@@ -100,7 +100,8 @@ export async function sourceTree(root: string): Promise<Map<string, Content>> {
   return sources
 }
 
-async function sha256(bytes: AsyncIterable<unknown>): Promise<string> {
+/** Hex. */
+export async function sha256(bytes: AsyncIterable<unknown>): Promise<string> {
   const hash = createHash('sha256')
   for await (const chunk of bytes) hash.update(chunk as Buffer)
   return hash.digest('hex')
@@ -110,7 +111,8 @@ function toldOf({ bucket, key, etag, size, checksum }: Json): string {
   return JSON.stringify([bucket, key, etag, size, checksum?.value])
 }
 
-function recordOf(view: Json): CheckedRecord {
+/** What is judged of a record, from the API's view of it. */
+export function recordOf(view: Json): CheckedRecord {
   const { id, serverId, serverName, path, version, size, status, object, historyDropped } = view
   return {
     ...{ id, serverId, serverName, path, version, size, status, historyDropped },
@@ -125,13 +127,16 @@ function recordOf(view: Json): CheckedRecord {
   }
 }
 
-function messageOf({ messageId, contentType, event, receivedAt }: Received): CheckedMessage {
+type Envelope = Pick<CheckedMessage, 'messageId' | 'contentType' | 'receivedAt'>
+
+export function messageOf({ messageId, contentType, event, receivedAt }: Envelope & { event: Json }): CheckedMessage {
   const { fileId, path } = event.data
   const { id: eventId, subject } = event
   return { messageId, contentType, receivedAt, fileId, eventId, subject, path, told: toldOf(event.data) }
 }
 
-async function storeOf({ minio, bucket }: Backends, records: CheckedRecord[]) {
+/** Every object, and every multipart upload that is under way. */
+export async function storeOf({ minio, bucket }: Pick<Backends, 'minio' | 'bucket'>, records: CheckedRecord[]) {
   const { endpoint, accessKey, secretKey } = minio
   const store = s3Store({ endpoint, accessKey, secretKey, bucket })
   const objects: Snapshot['objects'] = new Map()

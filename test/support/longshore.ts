@@ -170,8 +170,8 @@ export interface Longshore {
   port: number
   /** What all processes have written, those that ended too. */
   output(): string
-  /** One more process of a service. */
-  add(name: ServiceName): Promise<void>
+  /** One more process of a service; `env` is its alone. It runs, ready or not. */
+  add(name: ServiceName, env?: Record<string, string>): Promise<LongshoreProcess>
   /** SIGTERM to all, and the same processes again on the same data. */
   restart(): Promise<void>
   stop(): Promise<void>
@@ -204,15 +204,17 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
   let processes: LongshoreProcess[] = []
   let past = ''
 
-  const add = async (name: string) => {
+  const add = async (name: string, own: Record<string, string> = {}) => {
     const started = await startProcess(process.execPath, [...nodeOptions, 'main.ts'], {
       cwd: program,
-      env: { ...common, SERVICES: name }
+      env: { ...common, ...own, SERVICES: name }
     })
-    processes.push(Object.assign(started, { name: name || 'all' }))
+    const added = Object.assign(started, { name: name || 'all' })
+    processes.push(added)
+    return added
   }
   const start = async () => {
-    await Promise.all(names.map(add))
+    await Promise.all(names.map((name) => add(name)))
     if (options.isImpatient) return
     await waitFor(isReady, { timeoutMs: 60_000, what: 'Longshore to be ready', explain: output })
   }

@@ -1,0 +1,81 @@
+/** Collects what `invariants.ts` judges from an embedded installation: its API, its store, its journal. */
+import { createReadStream } from 'node:fs'
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { join, relative } from 'node:path'
+import { filesystemStore } from '../../drivers/store/filesystem.ts'
+import { keyOf } from '../../drivers/store/filesystem-path.ts'
+import { messageOf, recordOf, sha256, sourceTree, storeOf } from './checker.ts'
+import { type CheckedRecord, judge, type Rules, type Snapshot, type Verdict } from './invariants.ts'
+import type { Longshore } from './longshore.ts'
+import type { S3Server } from './minio.ts'
+import type { Json } from './rest.ts'
+
+export interface EmbeddedCheckOptions {
+  longshore: Longshore
+  /** The folder of its one server. */
+  root: string
+  /** Absent: the file-system store below its data folder. */
+  s3?: { minio: S3Server; bucket: string }
+  /** What must be seen in no output and no answer. */
+  canaries: string[]
+  rules?: Rules
+}
+
+export async function checkEmbedded(options: EmbeddedCheckOptions): Promise<Verdict & { files: number }> {
+  const { longshore, root, s3, canaries, rules = { end: 'notified' } } = options
+  const { api, dataDir } = longshore
+  const servers = await api.get('/servers')
+  const records: CheckedRecord[] = []
+  for (const { id } of await api.files()) records.push(recordOf(await api.get(`/files/${id}`)))
+  const serverId = servers.items[0].id as string
+  const sources = [...(await sourceTree(root))].map(([path, content]) => {
+    return { serverId, path, contents: [content], isThere: true, isTaken: true }
+  })
+  const events = await journalOf(dataDir)
+  const snapshot: Snapshot = {
+    sources,
+    records,
+    ...(s3 ? await storeOf(s3, records) : await folderOf(join(dataDir, 'objects'))),
+    leftovers: [],
+    messages: events.map((event) => {
+      // A line of the journal is the event alone; nobody says when it was read.
+      const envelope = { messageId: event.id, contentType: 'application/cloudevents+json', receivedAt: null }
+      return messageOf({ ...envelope, event })
+    }),
+    texts: {
+      'the output of the process': longshore.output(),
+      'GET /servers': JSON.stringify(servers),
+      'the journal': JSON.stringify(events)
+    },
+    secrets: [...canaries, ...Object.values(longshore.keys)]
+  }
+  return { ...judge(snapshot, rules), files: sources.length }
+}
+
+/** Every whole line: one that a crash tore is not a message. */
+export async function journalOf(dataDir: string): Promise<Json[]> {
+  const lines = (await readFile(join(dataDir, 'notifications.ndjson'), 'utf8')).split('\n').filter(Boolean)
+  return lines.flatMap((line) => {
+    try {
+      return [JSON.parse(line)]
+    } catch {
+      return []
+    }
+  })
+}
+
+async function folderOf(folder: string): Promise<Pick<Snapshot, 'objects' | 'uploads'>> {
+  const bucket = 'longshore'
+  const root = join(folder, bucket)
+  const objects: Snapshot['objects'] = new Map()
+  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name)
+    const place = relative(root, path)
+    if (!entry.isFile() || place.startsWith('.longshore')) continue
+    objects.set(keyOf(place), { size: (await stat(path)).size, sha256: await sha256(createReadStream(path)) })
+  }
+  const store = filesystemStore({ folder, bucket })
+  const uploads = await store.listStaleUploads(Date.now() + 60_000)
+  await store.close()
+  return { objects, uploads }
+}
