@@ -235,9 +235,13 @@ class Copy {
     this.#holdAgainstRecord(sum)
     await this.#job.stillOurs()
     const options = { parts, sizeBytes: this.#file.size, crc32: sum, signal: this.#job.signal }
-    const object = await this.#write((condition) =>
+    const complete = (condition: Condition) =>
       this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition })
-    )
+    const object = await this.#write(complete).catch(async (error: IngestError) => {
+      // A store that was killed in the middle of a completion may refuse every later one of the same upload.
+      if (error.type === 'CHECKSUM_MISMATCH') await this.#upload.discard(upload).catch(unlessLost)
+      throw error
+    })
     return this.#stored(object, sum, this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
   }
 

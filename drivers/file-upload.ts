@@ -64,6 +64,12 @@ export class FileUpload {
     return upload
   }
 
+  /** Its parts do not make the object: nobody goes on from them. */
+  async discard(upload: UploadState): Promise<void> {
+    await this.#job.keepUpload({ ...upload, uploadId: null, parts: [] })
+    await this.abandon()
+  }
+
   /** Aborts all of this key, of this worker or of one before it. A worker that was fenced out aborts nothing. */
   async abandon(): Promise<void> {
     if (!this.#mayBeThere) return

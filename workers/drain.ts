@@ -257,7 +257,8 @@ export class Drain {
         onKept: (bytes) => progress.addKept(bytes),
         keepUpload: async (upload) => {
           await this.#ports.keepUpload(file, upload)
-          hasProgressed ||= (upload?.parts.length ?? 0) > 0
+          // One without an id begins anew, and what was finished before is of no use.
+          hasProgressed = upload?.uploadId ? hasProgressed || upload.parts.length > 0 : false
           copying.renewedAt = this.#ports.now()
         },
         stillOurs: async () => {

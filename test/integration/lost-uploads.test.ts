@@ -1,10 +1,13 @@
 /** Multipart uploads that were begun while replies were lost or workers stood still: on a real MinIO, nothing of them stays. */
 import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
-import type { FileRecord, UploadState } from '../../domain/file.ts'
+import type { FileRecord, Outcome, UploadState } from '../../domain/file.ts'
 import { type CopyJob, copyFile } from '../../drivers/copy.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
+import { S3Client } from '../../drivers/store/s3-request.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
+import { Drain, type DrainPorts } from '../../workers/drain.ts'
+import { MemoryBudget } from '../../workers/memory-budget.ts'
 import { type MemorySource, memorySource, memorySourceMtime } from '../support/memory-source.ts'
 import { type S3Server, startMinio } from '../support/minio.ts'
 import { type S3Fault, type S3Operation, type S3Proxy, startS3Proxy } from '../support/s3-proxy.ts'
@@ -62,6 +65,23 @@ function jobOf(file: FileRecord, more: Partial<CopyJob> = {}): CopyJob {
   }
 }
 
+/** How a worker's stay at the server ends for this one file. */
+async function outcomeOfStay(file: FileRecord): Promise<Outcome> {
+  const ended = Promise.withResolvers<Outcome>()
+  const waiting = [file]
+  const ports: DrainPorts = {
+    claim: async () => waiting.splice(0),
+    keepUpload: (_, upload) => jobOf(file).keepUpload(upload),
+    finish: async (_, outcome) => ended.resolve(outcome),
+    finishEach: async ([first]) => ended.resolve(first!.outcome),
+    now: Date.now
+  }
+  const memory = new MemoryBudget(64 * MiB).join()
+  const options = { checksum: 'crc32' as const, concurrency: 4, memory, signal: new AbortController().signal }
+  await new Drain(source.sftp, store, ports, options).run()
+  return ended.promise
+}
+
 /** The next request of this kind meets the fault, and no other. */
 function once(operation: S3Operation, fault: S3Fault): void {
   proxy.fault = (request) => {
@@ -93,6 +113,27 @@ describe('a multipart upload whose beginning was lost', () => {
       }
     }
     expect(await copyFile(source.sftp, ruined, jobOf(file))).toMatchObject({ kind: 'stored' })
+    expect(await direct.listUploads(file.reservedKey!)).toEqual([])
+  })
+})
+
+describe('an upload that a store killed in mid-completion left behind', () => {
+  /** MinIO forgets which checksum such an upload has, and refuses its completion from then on, whatever parts come. */
+  async function spoilt(file: FileRecord): Promise<UploadState> {
+    const { endpoint, accessKey, secretKey } = minio
+    const client = new S3Client({ endpoint, bucket: 'lost', region: 'us-east-1', accessKey, secretKey })
+    const { body } = await client.send({ method: 'POST', key: file.reservedKey!, query: { uploads: '' } })
+    client.close()
+    const uploadId = /<UploadId>([^<]+)</.exec(body)![1]!
+    return { uploadId, partBytes: 16 * MiB, size: file.size, mtime: file.mtime, parts: [] }
+  }
+
+  test('costs one attempt, though its parts were sent, and the next one begins anew', async () => {
+    const file = claimed({ epoch: 2 })
+    file.upload = await spoilt(file)
+    expect(await outcomeOfStay(file)).toMatchObject({ kind: 'retry', error: { type: 'CHECKSUM_MISMATCH' } })
+    const next = { ...file, epoch: 3 }
+    expect(await copyFile(source.sftp, store, jobOf(next))).toMatchObject({ kind: 'stored' })
     expect(await direct.listUploads(file.reservedKey!)).toEqual([])
   })
 })
