@@ -105,8 +105,11 @@ export function transferService(config: Config): ServiceSchema {
 
     events: {
       'file.pending'(this: any, ctx: Context<{ serverId?: string }>) {
-        if (ctx.params.serverId) this.wants(ctx.params.serverId)
-        this.workNow()
+        if (this.leaving) return
+        if (!ctx.params.serverId || this.prioritiesAt === 0) return this.workNow()
+        // Begins without a look at all servers first, which may be under way and take its time.
+        this.wants(ctx.params.serverId)
+        this.takeTurns(this.priorities).catch(() => this.workNow())
       },
       /** Somebody found no free connection. A worker may have work for the one that is kept here; all others need it. */
       'server.wanted'(this: any, ctx: Context<{ serverId: string; kind: string }>) {

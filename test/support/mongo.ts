@@ -26,6 +26,8 @@ export interface RunningMongo {
   url: string
   /** Of the server's process; null for the one at MONGO_TEST_URL, which is not ours to pause. */
   pid: number | null
+  /** Whether it is the stand-in, which reads a whole collection where MongoDB reads an index. */
+  isStandIn: boolean
   stop(): Promise<void>
 }
 
@@ -39,12 +41,14 @@ export async function startMongo({ dir, port }: MongoOptions = {}): Promise<Runn
     if (!dir) await rm(folder, { recursive: true, force: true })
   }
   try {
-    const { child, port: bound } = (await isOnPath('mongod'))
-      ? await startMongod(folder, port ?? (await freePort()))
-      : await startStandIn(folder, port ?? 0)
+    const isStandIn = !(await isOnPath('mongod'))
+    const { child, port: bound } = isStandIn
+      ? await startStandIn(folder, port ?? 0)
+      : await startMongod(folder, port ?? (await freePort()))
     return {
       url: `mongodb://127.0.0.1:${bound}/longshore`,
       pid: child.pid!,
+      isStandIn,
       stop: async () => {
         await ended(child)
         await cleanUp()
@@ -63,6 +67,7 @@ async function freshDatabase(given: string): Promise<RunningMongo> {
   return {
     url,
     pid: null,
+    isStandIn: false,
     stop: async () => {
       const connection = await mongoose.createConnection(url).asPromise()
       await connection.dropDatabase()
