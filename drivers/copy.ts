@@ -153,15 +153,23 @@ class Copy {
     return { ifMatch: there.etag }
   }
 
-  /** Writes conditionally; after a 412 looks at what is there, and adopts it or replaces what is ours and older. */
-  async #write(write: (condition: Condition) => Promise<StoredObject>): Promise<StoredObject> {
+  #write(write: (condition: Condition) => Promise<StoredObject>): Promise<StoredObject> {
+    return this.#conditionally(write, (there) => (this.#isOurs(there) && there.crc32 !== null ? there : null))
+  }
+
+  /** Where nothing is there; after a 412 looks at what is, and adopts it or replaces what is ours and older. */
+  async #conditionally<T>(
+    write: (condition: Condition) => Promise<T>,
+    adopted: (there: StoredObject) => T | null
+  ): Promise<T> {
     try {
       return await write({ ifNoneMatch: '*' })
     } catch (error) {
       if ((error as IngestError).type !== 'STORE_PRECONDITION') throw error
     }
     const there = await this.#store.head(this.#key, this.#job.signal)
-    if (there && this.#isOurs(there) && there.crc32 !== null) return there
+    const known = there && adopted(there)
+    if (known) return known
     await this.#job.stillOurs()
     return write(await this.#condition(there))
   }
@@ -226,7 +234,9 @@ class Copy {
     const seen = await this.#sftp.stat(this.#file.path)
     this.#holdAgainst(seen)
     Object.assign(this.#metadata, ownerOf(seen))
-    const upload = await this.#upload.open(plan, () => this.#store.createUpload(this.#key, this.#metadata))
+    // Where another worker has stored the file meanwhile, none is begun: nobody would come back for it.
+    const begin = (condition: Condition) => this.#store.createUpload(this.#key, this.#metadata, condition)
+    const upload = await this.#upload.open(plan, () => this.#conditionally(begin, () => null))
     const holdAgainst = (seen: Attributes) => this.#holdAgainst(seen)
     await new RangeCopy({ sftp: this.#sftp, store: this.#store, job: this.#job, plan, upload, holdAgainst }).run()
     this.#holdAgainst(await this.#sftp.stat(this.#file.path))

@@ -30,6 +30,7 @@ interface Surroundings {
   newTemporary(): string
   lock: KeyedLock
   head(key: string): Promise<StoredObject | null>
+  require(key: string, condition: Condition): Promise<void>
   commit(path: string, object: Omit<StoredObject, 'etag'>, condition: Condition): Promise<StoredObject>
 }
 
@@ -46,13 +47,16 @@ export class FilesystemUploads {
     this.#around = around
   }
 
-  async create(key: string, metadata: Record<string, string>): Promise<string> {
-    const uploadId = randomUUID()
-    const upload: Upload = { key, metadata, initiatedAt: Date.now() }
-    await makeFolder(this.#folder(uploadId))
-    await writeNew(join(this.#folder(uploadId), 'upload.json'), JSON.stringify(upload))
-    await syncFolder(this.#around.folder)
-    return uploadId
+  create(key: string, metadata: Record<string, string>, condition: Condition): Promise<string> {
+    return this.#around.lock(key, async () => {
+      await this.#around.require(key, condition)
+      const uploadId = randomUUID()
+      const upload: Upload = { key, metadata, initiatedAt: Date.now() }
+      await makeFolder(this.#folder(uploadId))
+      await writeNew(join(this.#folder(uploadId), 'upload.json'), JSON.stringify(upload))
+      await syncFolder(this.#around.folder)
+      return uploadId
+    })
   }
 
   async writePart(key: string, uploadId: string, options: PartOptions): Promise<StoredPart> {

@@ -63,7 +63,7 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
   const lock = keyedLock()
   const place = (key: string) => join(root, pathOf(key))
   const newTemporary = () => join(temporary, randomUUID())
-  const uploads = new FilesystemUploads({ folder: join(own, 'uploads'), newTemporary, lock, head, commit })
+  const uploads = new FilesystemUploads({ folder: join(own, 'uploads'), newTemporary, lock, head, require, commit })
 
   return {
     bucket,
@@ -89,7 +89,7 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
         return commit(path, { key, sizeBytes: body.length, crc32: sum, metadata }, condition)
       }),
 
-    createUpload: (key, metadata) => translated(() => uploads.create(key, metadata)),
+    createUpload: (key, metadata, condition) => translated(() => uploads.create(key, metadata, condition)),
     uploadPart: (key, uploadId, part) => translated(() => uploads.writePart(key, uploadId, part)),
     listParts: (key, uploadId) => translated(() => uploads.listParts(key, uploadId)),
     listUploads: (key) =>
@@ -178,15 +178,20 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
     }
   }
 
+  /** Rejects with STORE_PRECONDITION when the condition does not hold. */
+  async function require(key: string, condition: Condition): Promise<void> {
+    if (condition === null) return
+    const there = await orNull(stat(place(key)))
+    const etag = there && (await head(key))?.etag
+    const holds = 'ifMatch' in condition ? etag === condition.ifMatch : there === null
+    if (!holds) throw preconditionFailed(key)
+  }
+
   async function commitOnce(path: string, stored: StoredObject, condition: Condition): Promise<void> {
     const { key } = stored
     const target = place(key)
     const before = await orNull(stat(target))
-    if (condition !== null) {
-      const etag = before && (await head(key))?.etag
-      const holds = 'ifMatch' in condition ? etag === condition.ifMatch : before === null
-      if (!holds) throw preconditionFailed(key)
-    }
+    await require(key, condition)
     const reserved = await reserveVersion(path, stored)
     try {
       await makeFolder(dirname(target))

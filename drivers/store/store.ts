@@ -71,7 +71,11 @@ export interface ObjectStore {
   /** null: no such object. */
   head(key: string, signal?: AbortSignal): Promise<StoredObject | null>
   put(key: string, body: Buffer, options: PutOptions): Promise<StoredObject>
-  createUpload(key: string, metadata: Record<string, string>): Promise<string>
+  /**
+   * Answers the upload's id. The condition keeps one from being begun that is of no use any more, where the store knows
+   * such a thing; it is asked again at the end.
+   */
+  createUpload(key: string, metadata: Record<string, string>, condition: Condition): Promise<string>
   uploadPart(key: string, uploadId: string, options: PartOptions): Promise<StoredPart>
   /** Parts that the store already has. STORE_NO_SUCH_UPLOAD when it knows no such upload. */
   listParts(key: string, uploadId: string): Promise<StoredPart[]>

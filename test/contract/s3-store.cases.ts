@@ -82,7 +82,7 @@ export function s3FaultCases(name: string, start: () => Promise<S3Server>): void
         const proxy = await losingReplies(server.endpoint, 'POST')
         const lossy = s3Store(optionsOf({ endpoint: proxy.endpoint }))
         const key = `lost/${condition === null ? 'plain' : 'conditional'}`
-        const uploadId = await direct.createUpload(key, { of: 'lost' })
+        const uploadId = await direct.createUpload(key, { of: 'lost' }, null)
         const parts = [await lossy.uploadPart(key, uploadId, partOf(1, randomBytes(400_000)).options)]
         const wanted = { parts, sizeBytes: 400_000, crc32: crc32Of(parts), condition }
         expect(await lossy.completeUpload(key, uploadId, wanted)).toMatchObject({

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { crc32Hex, crc32Of } from '../../domain/crc32.ts'
-import type { Block, ObjectStore, PartOptions, StoredPart } from '../../drivers/store/store.ts'
+import type { Block, Condition, ObjectStore, PartOptions, StoredPart } from '../../drivers/store/store.ts'
 
 export interface OpenedStore {
   store: ObjectStore
@@ -10,6 +10,8 @@ export interface OpenedStore {
   dispose(): Promise<void>
   /** Keys that this store may refuse, as long as it says STORE_REJECTED and keeps the others apart. */
   mayRefuse?: (key: string) => boolean
+  /** Whether it begins an upload whatever condition is asked for, as S3 itself does. */
+  beginsInAnyCase?: boolean
   /** Keys that this store is known to mishandle; domain/object-key.ts makes none of them. */
   cannotHold?: (key: string) => boolean
 }
@@ -86,7 +88,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
     const bytesOf = async (key: string, range?: { start: number; end: number }) =>
       collect(await store.read(key, { range }))
     const uploadOf = async (key: string, bytes: Buffer, metadata: Record<string, string> = {}) => {
-      const uploadId = await store.createUpload(key, metadata)
+      const uploadId = await store.createUpload(key, metadata, null)
       const parts = await Promise.all(
         cut(bytes, 5 * MiB)
           .map((part, index) => store.uploadPart(key, uploadId, partOf(index + 1, part).options))
@@ -258,7 +260,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('a part sent again replaces the one that was there', async () => {
       const key = freshKey()
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       await store.uploadPart(key, uploadId, partOf(1, randomBytes(2000)).options)
       const bytes = randomBytes(1999)
       const part = await store.uploadPart(key, uploadId, partOf(1, bytes).options)
@@ -269,7 +271,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('a part of exactly one block and parts of odd ends are framed right', async () => {
       const key = freshKey()
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       for (const size of [1, blockBytes - 1, blockBytes, blockBytes + 1, 2 * blockBytes]) {
         const bytes = randomBytes(size)
         expect(await store.uploadPart(key, uploadId, partOf(1, bytes).options)).toMatchObject({
@@ -282,7 +284,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('every block is released once', async () => {
       const key = freshKey()
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       const whole = partOf(1, randomBytes(3 * MiB))
       await store.uploadPart(key, uploadId, whole.options)
       expect(whole.released).toEqual(whole.given)
@@ -295,7 +297,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('a source that ends early fails the part and leaves neither part nor object', async () => {
       const key = freshKey()
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       const { options } = partOf(1, randomBytes(2 * MiB))
       await expect(store.uploadPart(key, uploadId, { ...options, sizeBytes: 3 * MiB })).rejects.toMatchObject({
         type: 'SOURCE_CHANGED'
@@ -307,7 +309,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('a source that throws fails the part with its own error', async () => {
       const key = freshKey()
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       const { options } = partOf(1, randomBytes(2 * MiB), { throwAfter: 0 })
       await expect(store.uploadPart(key, uploadId, options)).rejects.toThrow('the source broke')
       expect(await store.listParts(key, uploadId)).toEqual([])
@@ -316,7 +318,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('a signal ends a part within a second, also while the source is silent', async () => {
       const key = freshKey()
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       const stop = new AbortController()
       const part = partOf(1, randomBytes(4 * MiB), { silentAfter: 5, onSilent: () => stop.abort() })
       stop.signal.addEventListener('abort', () => (abortedAt = performance.now()))
@@ -382,6 +384,28 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
       expect(await store.head(key)).toMatchObject({ etag: stored.etag, crc32: crc32Of(parts) })
     })
 
+    test('an upload is begun where its condition holds', async () => {
+      const key = freshKey()
+      const nothing = await store.createUpload(key, {}, { ifNoneMatch: '*' })
+      const there = await put(key, Buffer.from('there'))
+      const something = await store.createUpload(key, {}, { ifMatch: there.etag })
+      expect((await store.listUploads(key)).map(({ uploadId }) => uploadId).sort()).toEqual([nothing, something].sort())
+      for (const uploadId of [nothing, something]) await store.abortUpload(key, uploadId)
+    })
+
+    test('an upload is not begun where its condition fails, if the store knows conditions there', async () => {
+      const key = freshKey()
+      const begin = (condition: Condition) => store.createUpload(key, {}, condition)
+      const there = await put(key, Buffer.from('there'))
+      if (opened.beginsInAnyCase) return void (await store.abortUpload(key, await begin({ ifNoneMatch: '*' })))
+      await expect(begin({ ifNoneMatch: '*' })).rejects.toMatchObject({ type: 'STORE_PRECONDITION' })
+      await put(key, Buffer.from('another'))
+      await expect(begin({ ifMatch: there.etag })).rejects.toMatchObject({ type: 'STORE_PRECONDITION' })
+      await store.remove(key)
+      await expect(begin({ ifMatch: there.etag })).rejects.toMatchObject({ type: 'STORE_PRECONDITION' })
+      expect(await store.listUploads(key)).toEqual([])
+    })
+
     test('aborting is idempotent and removes the parts', async () => {
       const key = freshKey()
       const { uploadId } = await uploadOf(key, randomBytes(100))
@@ -401,9 +425,9 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
     test('uploads are listed by exactly their key', async () => {
       const key = freshKey()
       const before = Date.now() - 60_000
-      const uploadId = await store.createUpload(key, {})
-      const longer = await store.createUpload(`${key}.old`, {})
-      const below = await store.createUpload(`${key}/below`, {})
+      const uploadId = await store.createUpload(key, {}, null)
+      const longer = await store.createUpload(`${key}.old`, {}, null)
+      const below = await store.createUpload(`${key}/below`, {}, null)
       const listed = await store.listUploads(key)
       expect(listed.map((upload) => upload.uploadId)).toEqual([uploadId])
       expect(listed[0]!.initiatedAt).toBeGreaterThan(before)
@@ -414,7 +438,7 @@ export function storeContract(name: string, open: () => Promise<OpenedStore>): v
 
     test('stale uploads of the whole bucket are listed by their age', async () => {
       const key = `stale/${freshKey()} +é`
-      const uploadId = await store.createUpload(key, {})
+      const uploadId = await store.createUpload(key, {}, null)
       const found = await store.listStaleUploads(Date.now() + 60_000)
       expect(found).toContainEqual({ key, uploadId, initiatedAt: expect.any(Number) })
       expect(await store.listStaleUploads(Date.now() - 3_600_000)).toEqual([])

@@ -10,6 +10,7 @@ storeContract('Versitygw', async () => {
     // It keeps an object as a file of that name, so `a` and `a/b` exclude each other and a name may have 255 bytes.
     mayRefuse: (key) => key.includes('/'),
     cannotHold: (key) => key.split('/').some((name) => /^\.{0,2}$/.test(name) || Buffer.byteLength(name) > 255),
+    beginsInAnyCase: true,
     store: s3Store({ endpoint, accessKey, secretKey, bucket: 'contract' }),
     dispose: () => server.stop()
   }

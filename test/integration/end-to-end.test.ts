@@ -98,7 +98,7 @@ describe('seven processes, one of each service', () => {
     const store = s3Store({ endpoint, accessKey, secretKey, bucket: backends.bucket })
     await store.remove(keyOf('one-byte'))
     await store.put('stray', Buffer.alloc(0), { metadata: {}, crc32: '00000000', condition: null })
-    await store.createUpload(keyOf('large'), {})
+    await store.createUpload(keyOf('large'), {}, null)
     await store.close()
     await writeFile(at('small-limit'), 'other bytes')
     // A temporary name to this server's policy, so that it stays without a record.

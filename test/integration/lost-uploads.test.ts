@@ -1,6 +1,9 @@
 /** Multipart uploads that were begun while replies were lost or workers stood still: on a real MinIO, nothing of them stays. */
 import { randomBytes } from 'node:crypto'
+import { crc32 } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { crc32Hex } from '../../domain/crc32.ts'
+import type { IngestError } from '../../domain/errors.ts'
 import type { FileRecord, Outcome, UploadState } from '../../domain/file.ts'
 import { type CopyJob, copyFile } from '../../drivers/copy.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
@@ -28,8 +31,6 @@ let count = 0
 beforeAll(async () => {
   minio = await startMinio()
   proxy = await startS3Proxy(minio.endpoint)
-  const { accessKey, secretKey } = minio
-  const opened = (endpoint: string) => s3Store({ endpoint, accessKey, secretKey, bucket: 'lost' })
   direct = opened(minio.endpoint)
   store = opened(proxy.endpoint)
   await direct.ensureReady()
@@ -41,6 +42,11 @@ afterAll(async () => {
   await proxy?.close()
   await minio?.stop()
 })
+
+function opened(endpoint: string): ObjectStore {
+  const { accessKey, secretKey } = minio
+  return s3Store({ endpoint, accessKey, secretKey, bucket: 'lost' })
+}
 
 /** A claimed record of the file, under a key of its own. */
 function claimed(more: Partial<FileRecord> = {}): FileRecord {
@@ -92,14 +98,28 @@ function once(operation: S3Operation, fault: S3Fault): void {
 }
 
 describe('a multipart upload whose beginning was lost', () => {
-  test('is gone when the file is stored by the same attempt', async () => {
+  test('is gone when the file is stored by the next attempt', async () => {
     const file = claimed()
-    // So that the next request has a socket that was used before, which might as well have been closed meanwhile.
-    await store.head('warm')
     once('create', { kind: 'lostReply' })
-    expect(await copyFile(source.sftp, store, jobOf(file))).toMatchObject({ kind: 'stored' })
-    expect(proxy.fault).toBeNull()
+    await expect(copyFile(source.sftp, store, jobOf(file))).rejects.toMatchObject({ type: 'STORE_UNAVAILABLE' })
+    expect(await direct.listUploads(file.reservedKey!)).toHaveLength(1)
+    const next = { ...file, epoch: 2 }
+    expect(await copyFile(source.sftp, store, jobOf(next))).toMatchObject({ kind: 'stored' })
     expect(await direct.listUploads(file.reservedKey!)).toEqual([])
+  })
+
+  test('is gone when the file is stored by the same attempt, at a store that knows no condition on it', async () => {
+    const plain = opened(proxy.endpoint)
+    once('create', { kind: 'answer', status: 501, code: 'NotImplemented' })
+    const taught = claimed()
+    expect(await copyFile(source.sftp, plain, jobOf(taught))).toMatchObject({ kind: 'stored' })
+    const file = claimed()
+    // On a socket that was used before, which might as well have been closed meanwhile: it is begun again at once.
+    once('create', { kind: 'lostReply' })
+    expect(await copyFile(source.sftp, plain, jobOf(file))).toMatchObject({ kind: 'stored' })
+    expect(proxy.fault).toBeNull()
+    for (const { reservedKey } of [taught, file]) expect(await direct.listUploads(reservedKey!)).toEqual([])
+    await plain.close()
   })
 
   test('is gone when the file is stored at its first attempt, though no record ever knew of it', async () => {
@@ -108,12 +128,65 @@ describe('a multipart upload whose beginning was lost', () => {
     const ruined: ObjectStore = {
       ...store,
       completeUpload: async (...completion) => {
-        await direct.createUpload(file.reservedKey!, {})
+        await direct.createUpload(file.reservedKey!, {}, null)
         return store.completeUpload(...completion)
       }
     }
     expect(await copyFile(source.sftp, ruined, jobOf(file))).toMatchObject({ kind: 'stored' })
     expect(await direct.listUploads(file.reservedKey!)).toEqual([])
+  })
+})
+
+describe('the beginning of an upload that travels while another worker copies the file', () => {
+  /** Of the worker whose lease ran out meanwhile; what it asks of the store arrives when `goOn` is called. */
+  function stopped(file: FileRecord) {
+    const arrived = Promise.withResolvers<void>()
+    const going = Promise.withResolvers<void>()
+    const held: ObjectStore = {
+      ...store,
+      createUpload: async (...wanted) => {
+        arrived.resolve()
+        await going.promise
+        return store.createUpload(...wanted)
+      }
+    }
+    const copying = copyFile(source.sftp, held, jobOf(file)).catch((error: IngestError) => error.type)
+    return { arrived: arrived.promise, goOn: going.resolve, copying }
+  }
+
+  test('is refused when the file is stored, so that an answer that is lost then leaves nothing', async () => {
+    const file = claimed()
+    const { arrived, goOn, copying } = stopped(file)
+    await arrived
+    const next = { ...file, epoch: 2 }
+    expect(await copyFile(source.sftp, store, jobOf(next))).toMatchObject({ kind: 'stored' })
+    proxy.fault = ({ operation }) => (operation === 'create' || operation === 'abort' ? { kind: 'lostReply' } : null)
+    goOn()
+    expect(await copying).toBe('STORE_UNAVAILABLE')
+    proxy.fault = null
+    expect(await direct.listUploads(file.reservedKey!)).toEqual([])
+  })
+
+  test('ends the copy when its answer comes', async () => {
+    const file = claimed()
+    const { arrived, goOn, copying } = stopped(file)
+    await arrived
+    const next = { ...file, epoch: 2 }
+    expect(await copyFile(source.sftp, store, jobOf(next))).toMatchObject({ kind: 'stored' })
+    goOn()
+    expect(await copying).toBe('LEASE_LOST')
+    expect(await direct.head(file.reservedKey!)).toMatchObject({ metadata: { 'longshore-epoch': '2' } })
+  })
+
+  test('is not made at all under a key that somebody else has', async () => {
+    const file = claimed()
+    const body = Buffer.from('of somebody else')
+    const sum = crc32Hex(crc32(body))
+    await direct.put(file.reservedKey!, body, { metadata: {}, crc32: sum, condition: null })
+    let read = 0
+    const job = jobOf(file, { onBytes: (bytes) => (read += bytes) })
+    expect(await copyFile(source.sftp, store, job)).toMatchObject({ kind: 'keyTaken' })
+    expect([read, await direct.listUploads(file.reservedKey!)]).toEqual([0, []])
   })
 })
 

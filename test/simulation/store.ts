@@ -56,7 +56,10 @@ export class SimulatedStore {
           signal,
           writeMs()
         ),
-      createUpload: (key, metadata) => ask(`createUpload ${key}`, () => this.#createUpload(key, metadata)),
+      createUpload: (key, metadata, condition) => {
+        const create = () => this.#createUpload(key, metadata, condition)
+        return ask(`createUpload ${key} ${shownCondition(condition)}`, create, undefined, writeMs())
+      },
       uploadPart: async (key, uploadId, { number, sizeBytes, blocks, signal }) => {
         const pieces: Buffer[] = []
         // The store takes the bytes while they come.
@@ -129,16 +132,22 @@ export class SimulatedStore {
   }
 
   #write(object: Omit<SimulatedObject, 'etag' | 'storedAt'>, condition: Condition): StoredObject {
+    this.#require(object.key, condition)
     const there = this.objects.get(object.key)
-    const isRefused = condition !== null && ('ifMatch' in condition ? there?.etag !== condition.ifMatch : there)
-    if (isRefused) throw new IngestError('STORE_PRECONDITION', `${object.key} is there`)
     const written = { ...object, etag: `etag-${++this.#count}`, storedAt: this.#world.timeline.date }
     if (there) this.onReplace(there, written)
     this.objects.set(object.key, written)
     return this.#shown(object.key)!
   }
 
-  #createUpload(key: string, metadata: Record<string, string>): string {
+  #require(key: string, condition: Condition): void {
+    const there = this.objects.get(key)
+    const isRefused = condition !== null && ('ifMatch' in condition ? there?.etag !== condition.ifMatch : there)
+    if (isRefused) throw new IngestError('STORE_PRECONDITION', `${key} is there`)
+  }
+
+  #createUpload(key: string, metadata: Record<string, string>, condition: Condition): string {
+    this.#require(key, condition)
     const uploadId = `upload-${++this.#count}`
     const initiatedAt = this.#world.timeline.date
     this.uploads.set(uploadId, { key, metadata: { ...metadata }, initiatedAt, parts: new Map() })
