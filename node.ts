@@ -1,4 +1,6 @@
 /** A Longshore node: a broker with the services that the configuration names. */
+import type { Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { ServiceBroker, type ServiceSchema } from 'moleculer'
 import type { Config, ServiceName } from './config.ts'
 import { brokerOptions } from './moleculer.config.ts'
@@ -41,4 +43,10 @@ export async function stopNode(broker: ServiceBroker): Promise<void> {
     if (service) await broker.destroyService(service)
   }
   await broker.stop()
+}
+
+/** The port on which the API of this node listens; it is chosen by the system where `API_PORT` is 0. */
+export function apiPort(broker: ServiceBroker): number {
+  const { server } = broker.getLocalService('api') as unknown as { server: Server }
+  return (server.address() as AddressInfo).port
 }

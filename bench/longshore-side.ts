@@ -3,7 +3,7 @@
  * Timed from the registration of the server, whose first scan begins at once, until the last file is `notified`.
  */
 import { loadConfig } from '../config.ts'
-import { createNode, stopNode } from '../node.ts'
+import { apiPort, createNode, stopNode } from '../node.ts'
 import { answerParent, type Job, type Measurement, measureHere } from './measurement.ts'
 
 answerParent(async (job: Job): Promise<Measurement> => {
@@ -20,9 +20,7 @@ answerParent(async (job: Job): Promise<Measurement> => {
   const announced = countAnnounced(job.files)
   const broker = await createNode(config, { middlewares: [announced.middleware] })
   await broker.start()
-  const { port } = (
-    broker.getLocalService('api') as unknown as { server: { address(): { port: number } } }
-  ).server.address()
+  const port = apiPort(broker)
   const { host, username, privateKey, folder } = job.sftp
   const server = {
     name: 'bench',

@@ -5,6 +5,13 @@ import { bytes, nextScan, since, visible } from './format.ts'
 import { inspectionCommands, showDryRun } from './inspection-commands.ts'
 import { type Command, type Commands, resolveServer, shown } from './repl.ts'
 
+/** What the answer of `files.stats` is shown of. */
+interface Stats {
+  files: Record<string, { count: number; bytes: number }>
+  backlog: { count: number; oldestSeconds: number }
+  announcements: { due: number }
+}
+
 export const replCommands = [
   {
     command: 'servers',
@@ -98,8 +105,8 @@ export const replCommands = [
     command: 'backlog',
     description: 'Says what waits: files by state, announcements, the oldest',
     action: shown(async (broker, _args, { table }) => {
-      const stats: any = await broker.call('files.stats')
-      const rows = Object.entries<any>(stats.files).map(([status, { count, bytes: sum }]) => [
+      const stats: Stats = await broker.call('files.stats')
+      const rows = Object.entries(stats.files).map(([status, { count, bytes: sum }]) => [
         status,
         String(count),
         bytes(sum)

@@ -11,7 +11,7 @@ import { bytes, visible } from '../cli/format.ts'
 import { loadConfig } from '../config.ts'
 import type { FileRecord } from '../domain/file.ts'
 import { openStore } from '../drivers/store/open.ts'
-import { createNode, stopNode } from '../node.ts'
+import { apiPort, createNode, stopNode } from '../node.ts'
 import { pathsBelow, prove } from './proof.ts'
 import { dropMore, growFile, writeSamples } from './samples.ts'
 import { startSftpServer } from './sftp-server.ts'
@@ -49,7 +49,7 @@ process.on('SIGINT', () => leave(once ? 1 : 0))
 process.on('SIGTERM', () => leave(once ? 1 : 0))
 
 await broker.start()
-const api = `http://127.0.0.1:${(broker.getLocalService('api') as any).server.address().port}/api/v1`
+const api = `http://127.0.0.1:${apiPort(broker)}/api/v1`
 const growing = growFile(root, GROWING, 6, 700, ended.signal)
 
 console.log(`${styleText('bold', 'Longshore demo')}: SFTP server -> object store -> announcement, all in this process`)

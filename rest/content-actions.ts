@@ -28,7 +28,7 @@ export const contentActions: NonNullable<ServiceSchema['actions']> = {
   getContent: {
     role: 'viewer',
     timeout: 0,
-    async handler(this: any, ctx: RestContext) {
+    async handler(ctx: RestContext) {
       onlyQuery(ctx, ['redirect'])
       const mayRedirect = choice(ctx, 'redirect', ['true', 'false']) !== 'false'
       const { file, object } = await storedObject(ctx)

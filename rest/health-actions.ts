@@ -2,6 +2,15 @@
 import type { ServiceSchema } from 'moleculer'
 import { onlyQuery, type RestContext } from './request.ts'
 
+/** Of what Moleculer tells of a node. */
+interface Node {
+  id: string
+  hostname: string
+  services?: { fullName: string }[]
+  cpu: number | null
+  client?: { version: string; langVersion: string }
+}
+
 const NOBODY = 'no instance of it is running'
 
 export const nodeAliases = { 'GET nodes': 'api.nodes' }
@@ -12,11 +21,11 @@ export const healthActions: NonNullable<ServiceSchema['actions']> = {
     role: 'viewer',
     async handler(ctx: RestContext) {
       onlyQuery(ctx, [])
-      const nodes: any[] = await ctx.call('$node.list', { withServices: true, onlyAvailable: true })
+      const nodes: Node[] = await ctx.call('$node.list', { withServices: true, onlyAvailable: true })
       const items = nodes.map(({ id, hostname, services, cpu, client }) => ({
         id,
         hostname,
-        services: (services ?? []).map((one: any) => one.fullName).filter((name: string) => !name.startsWith('$')),
+        services: (services ?? []).map(({ fullName }) => fullName).filter((name) => !name.startsWith('$')),
         cpuPercent: cpu,
         moleculer: client?.version,
         node: client?.langVersion
@@ -47,7 +56,8 @@ export const healthActions: NonNullable<ServiceSchema['actions']> = {
             : NOBODY
         })
       )
-      const here = new Set(ctx.broker.registry.services.list({ onlyAvailable: true }).map((one: any) => one.name))
+      const running: { name: string }[] = ctx.broker.registry.services.list({ onlyAvailable: true })
+      const here = new Set(running.map(({ name }) => name))
       for (const name of ['scanner', 'transfer']) checks[name] = here.has(name) ? 'ok' : NOBODY
       const missing = Object.keys(checks).filter((name) => checks[name] !== 'ok')
       ctx.meta.$statusCode = missing.length === 0 ? 200 : 503

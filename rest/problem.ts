@@ -30,13 +30,19 @@ const titles: Record<number, string> = {
   507: 'Store full'
 }
 
+interface Wrong {
+  field?: unknown
+  message?: unknown
+}
+
 interface Thrown {
   name?: string
   type?: string
   code?: unknown
   status?: unknown
   message?: string
-  data?: any
+  /** Of a validator: what is wrong with which fields; of an IngestError: the field, where there is one. */
+  data?: Wrong[] | { errors?: Wrong[]; field?: string }
 }
 
 function statusOf(error: Thrown): number {
@@ -46,11 +52,13 @@ function statusOf(error: Thrown): number {
 }
 
 function fieldErrors(error: Thrown): Problem['errors'] {
-  const given = error.data?.errors ?? error.data
-  if (Array.isArray(given)) {
-    return given.map((one) => ({ field: String(one.field ?? ''), message: String(one.message ?? '') }))
+  const { data } = error
+  const wrong = Array.isArray(data) ? data : data?.errors
+  if (Array.isArray(wrong)) {
+    return wrong.map((one) => ({ field: String(one.field ?? ''), message: String(one.message ?? '') }))
   }
-  return error.data?.field ? [{ field: error.data.field, message: error.message ?? '' }] : undefined
+  if (!data || Array.isArray(data) || !data.field) return undefined
+  return [{ field: data.field, message: error.message ?? '' }]
 }
 
 function codeOf(error: Thrown, status: number): string {

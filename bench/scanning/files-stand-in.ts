@@ -11,7 +11,7 @@ export const standInForFiles: ServiceSchema = {
   name: 'files',
   actions: {
     /** In the second scan it says of everything that there is nothing to do for it. */
-    register(this: any, ctx: { params: { rules: { scanEpoch: number }; sightings: Sighting[] } }) {
+    register(ctx: { params: { rules: { scanEpoch: number }; sightings: Sighting[] } }) {
       const { rules, sightings } = ctx.params
       const isNew = rules.scanEpoch === 1
       this.counts.batches++
@@ -28,13 +28,13 @@ export const standInForFiles: ServiceSchema = {
     vanished: () => undefined,
     claimLooks: () => [],
     claimAfterUploads: () => [],
-    counts(this: any): Counts {
+    counts(): Counts {
       const { counts } = this
       this.counts = { batches: 0, sightings: 0 }
       return counts
     }
   },
-  created(this: any) {
-    this.counts = { batches: 0, sightings: 0 } satisfies Counts
+  created() {
+    this.counts = { batches: 0, sightings: 0 }
   }
 }
