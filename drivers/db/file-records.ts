@@ -1,10 +1,11 @@
 /** The few set operations on file records: queue look-ups by index, then a compare-and-set for each record. */
-import { IngestError } from '../../domain/errors.ts'
+import type { IngestError } from '../../domain/errors.ts'
 import { whyOf } from '../../domain/explain.ts'
-import type { FileRecord, FileStatus, Sighting, SightingRules } from '../../domain/file.ts'
+import type { FileRecord, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
 import { laterTurn, turnsAt } from '../../domain/order.ts'
 import type { Collection, Index, Query } from './collection.ts'
+import { type ListFilter, pageOf } from './file-pages.ts'
 
 export const fileIndexes: Index[] = [
   { fields: { serverId: 1, path: 1, version: 1 }, unique: true, notInNedb: true },
@@ -29,17 +30,6 @@ export const fileIndexes: Index[] = [
 interface KeyRules {
   keyOf(file: FileRecord, template?: string): string
   otherKeyOf(key: string, id: string): string
-}
-
-export interface ListFilter {
-  serverId?: string
-  statuses?: FileStatus[]
-  /** A path prefix, or a glob when it holds `*` or `?`. */
-  path?: string
-  since?: number
-  until?: number
-  cursor?: string
-  limit: number
 }
 
 /** What a batch of sightings did. */
@@ -372,21 +362,9 @@ export class FileRecords {
     }
   }
 
-  /** Newest first; the cursor is the place of the last item, so that inserts shift nothing. */
-  async page(filter: ListFilter): Promise<{ items: Omit<FileRecord, 'history'>[]; nextCursor: string | null }> {
-    const and: Query[] = []
-    if (filter.serverId) and.push({ serverId: filter.serverId })
-    if (filter.statuses) and.push({ status: { $in: filter.statuses } })
-    if (filter.path) and.push(pathQuery(filter.path))
-    if (filter.since !== undefined) and.push({ createdAt: { $gte: filter.since } })
-    if (filter.until !== undefined) and.push({ createdAt: { $lt: filter.until } })
-    if (filter.cursor) and.push(afterCursor(filter.cursor))
-    const query = and.length > 0 ? { $and: and } : {}
-    const options = { sort: { createdAt: -1, _id: -1 } as const, limit: filter.limit + 1, omit: ['history'] }
-    const found = await this.#files.find(query, options)
-    const items = found.slice(0, filter.limit)
-    const last = items.at(-1)
-    return { items, nextCursor: found.length > filter.limit && last ? cursorOf(last) : null }
+  /** See `pageOf`. */
+  page(filter: ListFilter) {
+    return pageOf(this.#files, filter)
   }
 
   async stats(serverId: string | undefined, now: number) {
@@ -407,36 +385,4 @@ export class FileRecords {
       announcements: { due }
     }
   }
-}
-
-function cursorOf(file: { createdAt: number; _id: string }): string {
-  return Buffer.from(`${file.createdAt}:${file._id}`).toString('base64url')
-}
-
-function afterCursor(cursor: string): Query {
-  const match = /^(\d{1,16}):([\w-]{1,64})$/.exec(Buffer.from(cursor, 'base64url').toString('utf8'))
-  if (!match)
-    throw new IngestError('INVALID', 'cursor: take nextCursor of the page before', { data: { field: 'cursor' } })
-  const createdAt = Number(match[1])
-  return { $or: [{ createdAt: { $lt: createdAt } }, { createdAt, _id: { $lt: match[2] } }] }
-}
-
-/**
- * A prefix, or a glob of `*` (also across folders) and `?`. Both as an anchored expression: MongoDB makes a range of its
- * index of the literal head, and unlike a range it means the same in any order of strings.
- * What stands between two stars is taken where it comes first and never given back, `(?=(…))\1`: nothing backtracks far.
- */
-function pathQuery(path: string): Query {
-  if (!/[*?]/.test(path)) return { path: new RegExp(`^${literal(path)}`) }
-  const [start, ...pieces] = path.split(/\*+/).map((piece) => piece.split('?').map(literal).join('[\\s\\S]'))
-  if (pieces.length > 8) {
-    throw new IngestError('INVALID', 'path: at most 8 stars in a pattern', { data: { field: 'path' } })
-  }
-  const end = pieces.pop()
-  const middle = pieces.map((piece, index) => `(?=([\\s\\S]*?${piece}))\\${index + 1}`).join('')
-  return { path: new RegExp(`^${start}${middle}${end === undefined ? '' : `[\\s\\S]*${end}`}$`) }
-}
-
-function literal(text: string): string {
-  return text.replace(/[.+^${}()|[\]\\*?]/g, '\\$&')
 }
