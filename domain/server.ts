@@ -124,6 +124,8 @@ export interface ServerRecord extends ServerAddress, ServerPolicy, Schedule {
 }
 
 export const SCAN_LEASE_MS = 30_000
+/** After this a scan is tried again that ended by no fault of its server. */
+export const SCAN_AGAIN_MS = 10_000
 /** How long a due scan is kept for the scanner that knows the server. */
 export const AFFINITY_MS = 2_000
 export const SLOT_LEASE_MS = 30_000
@@ -157,9 +159,9 @@ export function renewScan(server: ServerRecord, scanEpoch: number, slotId: strin
   return { ...kept, scanLeaseUntil: now + SCAN_LEASE_MS, nextScanAt: now + SCAN_LEASE_MS }
 }
 
-/** A scan that its scanner gave up: another one may begin at once. null when it is not this scan any more. */
-export function giveScanBack(server: ServerRecord, scanEpoch: number, now: number): ServerRecord | null {
-  return server.scanEpoch === scanEpoch ? { ...server, scanLeaseUntil: 0, nextScanAt: now } : null
+/** A scan that its scanner gave up: another one may begin at `dueAt`. null when it is not this scan any more. */
+export function giveScanBack(server: ServerRecord, scanEpoch: number, dueAt: number): ServerRecord | null {
+  return server.scanEpoch === scanEpoch ? { ...server, scanLeaseUntil: 0, nextScanAt: dueAt } : null
 }
 
 /** What scanners remember of its files is void. */

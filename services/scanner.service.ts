@@ -4,6 +4,7 @@ import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { blameOf, IngestError, type RecordedError, recordedError } from '../domain/errors.ts'
 import { rulesOf, type Sighting } from '../domain/file.ts'
+import { isPassing } from '../domain/patience.ts'
 import type { ScanSummary } from '../domain/server.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
 import { connectSftp } from '../drivers/sftp/connection.ts'
@@ -201,9 +202,12 @@ export function scannerService(config: Config): ServiceSchema {
         this.known.pass(scannedBy(order))
         // A scan that was lost says nothing about the server.
         if (signal.aborted) return slotId ? this.releaseSlot(order.target.id, slotId) : undefined
-        this.logger.warn(`${order.name}: the scan failed: ${(error as Error).message}`)
+        const isOurs = isPassing(error)
+        const how = isOurs ? 'was given up, by no fault of the server' : 'failed'
+        this.logger.warn(`${order.name}: the scan ${how}: ${(error as Error).message}`)
         const report = { ...holdOf(scan), error: recordedError(error, Date.now()) }
-        await persistently(REPORT_FOR_MS, () => this.broker.call('servers.failed', report)).catch((failure) =>
+        const action = isOurs ? 'servers.scanGivenUp' : 'servers.failed'
+        await persistently(REPORT_FOR_MS, () => this.broker.call(action, report)).catch((failure) =>
           this.logger.warn(`${order.name}: the failed scan could not be reported: ${failure.message}`)
         )
       },

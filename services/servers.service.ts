@@ -249,6 +249,22 @@ export function serversService(config: Config): ServiceSchema {
         }
       },
 
+      /** A scan ended by a fault of Longshore: it says nothing about the server, and is tried again soon. */
+      scanGivenUp: {
+        params: { ...byId, scanEpoch: 'number', slotId: 'string|optional', error: 'object' },
+        async handler(
+          this: any,
+          ctx: Context<{ id: string; scanEpoch: number; slotId?: string; error: RecordedError }>
+        ) {
+          const { id, scanEpoch, slotId, error } = ctx.params
+          await mutate<ServerRecord>(this.collection, id, (current) => {
+            const server = slotId ? registry.releaseSlot(current, slotId) : current
+            return registry.giveScanBack(server, scanEpoch, Date.now() + registry.SCAN_AGAIN_MS) ?? server
+          })
+          ctx.broadcast('server.scanned', { serverId: id, scanEpoch, error })
+        }
+      },
+
       /** What scanners remember of the server's files is void: a record was opened again or removed by hand. */
       moveGeneration: {
         params: byId,
