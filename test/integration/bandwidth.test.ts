@@ -9,9 +9,11 @@ import { connectSftp } from '../../drivers/sftp/connection.ts'
 import type { Sftp } from '../../drivers/sftp/sftp.ts'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import { Bucket } from '../../workers/bandwidth.ts'
-import { type Longshore, startLongshore } from '../support/longshore.ts'
+import { type Backends, type Longshore, startBackends, startLongshore } from '../support/longshore.ts'
 import { type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
+import { type FaultyProxy, startProxy } from '../support/proxy.ts'
+import type { Json } from '../support/rest.ts'
 import { waitFor } from '../support/wait.ts'
 
 jest.setTimeout(120_000)
@@ -127,9 +129,109 @@ describe('a connection with a limit', () => {
   })
 })
 
+/** Bytes a second that came off the SFTP server, in steps of a second, from now until `isOver`. */
+async function ratesUntil(proxies: FaultyProxy[], isOver: () => Promise<boolean>): Promise<number[]> {
+  const sum = () => proxies.reduce((bytes, { received }) => bytes + received, 0)
+  const rates: number[] = []
+  let last = { at: performance.now(), bytes: sum() }
+  await waitFor(
+    async () => {
+      const next = { at: performance.now(), bytes: sum() }
+      if (next.at - last.at >= 1_000) {
+        rates.push(((next.bytes - last.bytes) * 1_000) / (next.at - last.at))
+        last = next
+      }
+      return isOver()
+    },
+    { timeoutMs: 60_000, what: 'the copies to end' }
+  )
+  return rates
+}
+
 describe('Longshore with limits', () => {
   let longshore: Longshore | null = null
-  afterEach(() => longshore?.stop())
+  let backends: Backends | null = null
+  let proxies: FaultyProxy[] = []
+  afterEach(async () => {
+    await longshore?.stop()
+    await backends?.stop()
+    for (const one of proxies) await one.close()
+    longshore = backends = null
+    proxies = []
+  })
+  const atOnce = { settle: { checks: 1, seconds: 0 }, interval: 86_400 }
+  const isNotified = ({ status }: Json) => status === 'notified'
+
+  test("a process's BANDWIDTH holds for the sum of all servers, and each has its part of it", async () => {
+    longshore = await startLongshore({ env: { BANDWIDTH: String(4 * MIB) } })
+    const { api } = longshore
+    const { host, port, username, privateKey } = sshd
+    proxies = [await startProxy({ target: { host, port } }), await startProxy({ target: { host, port } })]
+    for (const [index, proxy] of proxies.entries()) {
+      const name = `half-${index}`
+      await mkdir(join(root, name))
+      await newFile(`${name}/large`, 16 * MIB)
+      const address = { host, port: proxy.port, username, privateKey }
+      await api.post('/servers', { ...atOnce, ...address, name, roots: [join(root, name)] })
+    }
+    await waitFor(async () => (await api.files('&status=downloading')).length === 2, {
+      timeoutMs: 20_000,
+      what: 'both copies to be under way'
+    })
+    const before = proxies.map(({ received }) => received)
+    let whenOneEnds: number[] | null = null
+    const rates = await ratesUntil(proxies, async () => {
+      const ended = (await api.files()).filter(isNotified).length
+      if (ended > 0) whenOneEnds ??= proxies.map(({ received }, index) => received - before[index]!)
+      return ended === 2
+    })
+    expect(rates.length).toBeGreaterThanOrEqual(4)
+    for (const rate of rates) expect(rate).toBeLessThan(4 * MIB * 1.15)
+    // The last second is half a one, and the first may be.
+    expect(Math.max(...rates)).toBeGreaterThan(4 * MIB * 0.7)
+    for (const bytes of whenOneEnds!) expect(bytes).toBeGreaterThan(5 * MIB)
+  })
+
+  test("a server's bandwidth holds for the sum of two processes that copy from it", async () => {
+    backends = await startBackends({ proxied: true })
+    longshore = await startLongshore({
+      backends,
+      counts: { transfer: 2 },
+      // A worker takes no more files than fit, so that both have some.
+      env: { IN_FLIGHT_BYTES: String(16 * MIB) }
+    })
+    const { api } = longshore
+    const files = 15
+    const content = randomBytes(4 * MIB)
+    await mkdir(join(backends.root, 'shared'))
+    for (let index = 0; index < files; index++) {
+      await writeFile(join(backends.root, 'shared', String(index)), content)
+    }
+    const shared = { ...atOnce, bandwidth: 4 * MIB, maxConnections: 3, roots: [join(backends.root, 'shared')] }
+    await api.post('/servers', backends.server(shared))
+    const workers = async () => {
+      const copying = await api.files('&status=downloading')
+      const records: Json[] = await Promise.all(copying.map(({ id }) => api.get(`/files/${id}`)))
+      return new Set(records.map(({ history }) => history.at(-1).worker))
+    }
+    const { output } = longshore
+    await waitFor(async () => (await workers()).size === 2, {
+      timeoutMs: 20_000,
+      what: 'both workers to copy',
+      explain: output
+    })
+    // The one that came first hears at its next renewal that it has half of the limit from now on.
+    const from = performance.now()
+    const rates = await ratesUntil(
+      [backends.proxy!],
+      async () => (await api.files()).filter(isNotified).length > files - 3
+    )
+    expect((performance.now() - from) / 1000).toBeGreaterThan(7)
+    const steady = rates.slice(6)
+    expect(steady.length).toBeGreaterThanOrEqual(2)
+    for (const rate of steady) expect(rate).toBeLessThan(4 * MIB * 1.15)
+    expect(Math.max(...steady)).toBeGreaterThan(4 * MIB * 0.7)
+  })
 
   test("a server's bandwidth holds over its files, shows in their progress, and follows a change; others are not slowed", async () => {
     longshore = await startLongshore({})
