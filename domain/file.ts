@@ -333,6 +333,18 @@ function strayOf(file: FileRecord): UploadState | null {
   return file.upload && { ...file.upload, uploadId: null, parts: [] }
 }
 
+/** An upload of the store that nobody goes on with. */
+export interface DroppedUpload {
+  key: string
+  uploadId: string
+}
+
+/** What is dropped of a file that is not to be copied any more: its upload, where one is known. */
+export function droppedUploads(file: FileRecord): DroppedUpload[] {
+  const uploadId = file.upload?.uploadId
+  return uploadId && file.reservedKey ? [{ key: file.reservedKey, uploadId }] : []
+}
+
 function joinParts(known: UploadState['parts'], finished: UploadState['parts']): UploadState['parts'] {
   const byNumber = new Map([...known, ...finished].map((part) => [part.number, part]))
   return [...byNumber.values()].sort((a, b) => a.number - b.number)
@@ -454,7 +466,7 @@ export function cancel(file: FileRecord, now: number): FileRecord | null {
   const error = { type: 'CANCELLED', message: 'cancelled by an operator', at: now }
   if (isRefetching(file)) return backToStored({ ...file, epoch: file.epoch + 1 }, error, now)
   const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, progress: null, settle: null, reason: null }
-  return enter(file, { ...fenced, status: 'failed', error }, now, error.message)
+  return enter(file, { ...fenced, upload: strayOf(file), status: 'failed', error }, now, error.message)
 }
 
 /**

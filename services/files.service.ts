@@ -8,7 +8,7 @@ import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload
 import { ANNOUNCEMENT_BACKOFF, backoffMs } from '../domain/backoff.ts'
 import { IngestError, type RecordedError } from '../domain/errors.ts'
 import { recordedWhy } from '../domain/explain.ts'
-import type { FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
+import type { DroppedUpload, FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
 import * as machine from '../domain/file.ts'
 import { alternativeKey, objectKey } from '../domain/object-key.ts'
 import { refetch } from '../domain/refetch.ts'
@@ -22,6 +22,8 @@ import { timelineMixin } from '../mixins/timeline.mixin.ts'
 
 const MANY_EMBEDDED_RECORDS = 50_000
 const EMBEDDED_RECORD_BYTES = 3_500
+/** One message: a key has at most 1,024 bytes, and an upload's id some hundred. */
+const DROPPED_AT_ONCE = 200
 
 /** A worker's hold on a file. */
 interface Hold {
@@ -322,8 +324,14 @@ export function filesService(config: Config): ServiceSchema {
       cancel: {
         params: { id: 'string' },
         async handler(this: any, ctx: Context<{ id: string }>) {
-          const file = await this.changeByHand(ctx, ctx.params.id, machine.cancel, 'be cancelled')
+          let dropped: DroppedUpload[] = []
+          const cancel = (file: FileRecord, now: number) => {
+            dropped = machine.droppedUploads(file)
+            return machine.cancel(file, now)
+          }
+          const file = await this.changeByHand(ctx, ctx.params.id, cancel, 'be cancelled')
           ctx.broadcast('file.cancelled', { id: file._id })
+          this.drop(ctx, dropped)
           return file
         }
       },
@@ -367,12 +375,12 @@ export function filesService(config: Config): ServiceSchema {
       /** A removed server: what is not stored becomes `skipped`, what is in flight is fenced out. */
       abandon: {
         params: { serverId: 'string', purge: 'boolean|optional' },
-        handler(this: any, ctx: Context<{ serverId: string; purge?: boolean }>) {
+        async handler(this: any, ctx: Context<{ serverId: string; purge?: boolean }>) {
           const { serverId, purge } = ctx.params
-          return this.records.abandon(serverId, Date.now()).then(async (abandoned: number) => {
-            if (purge) ctx.broker.call('storage.purge', { serverId }).catch((error) => this.logger.warn(error.message))
-            return { abandoned }
-          })
+          const { abandoned, dropped } = await this.records.abandon(serverId, Date.now())
+          this.drop(ctx, dropped)
+          if (purge) ctx.broker.call('storage.purge', { serverId }).catch((error) => this.logger.warn(error.message))
+          return { abandoned }
         }
       },
 
@@ -413,7 +421,15 @@ export function filesService(config: Config): ServiceSchema {
           await ctx.call('servers.get', { id: serverId })
         } catch (error) {
           if ((error as IngestError).type !== 'NOT_FOUND') throw error
-          await this.records.abandon(serverId, Date.now())
+          const { dropped } = await this.records.abandon(serverId, Date.now())
+          this.drop(ctx, dropped)
+        }
+      },
+
+      /** Uploads that nobody goes on with are aborted at once where the store is there, else by the sweep. */
+      drop(ctx: Context, uploads: DroppedUpload[]): void {
+        for (let at = 0; at < uploads.length; at += DROPPED_AT_ONCE) {
+          ctx.emit('upload.dropped', { uploads: uploads.slice(at, at + DROPPED_AT_ONCE) })
         }
       },
 

@@ -1,6 +1,7 @@
 /** Owns the bucket: creates it, says whether it answers, signs addresses, sweeps what crashes left behind. Bytes never pass through here. */
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
+import type { DroppedUpload } from '../domain/file.ts'
 import { openStore } from '../drivers/store/open.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
@@ -91,6 +92,17 @@ export function storageService(config: Config): ServiceSchema {
             await ctx.call('files.removeEach', { ids: page.map((file) => file._id) })
             removed += page.length
           }
+        }
+      }
+    },
+
+    events: {
+      /** Each by its id, which no worker goes on with: another upload of the same key is left alone. */
+      async 'upload.dropped'(this: any, ctx: Context<{ uploads: DroppedUpload[] }>) {
+        for (const { key, uploadId } of ctx.params.uploads) {
+          await this.store.abortUpload(key, uploadId).catch((error: Error) => {
+            this.logger.warn(`the upload of ${key} is left for the sweep: ${error.message}`)
+          })
         }
       }
     },

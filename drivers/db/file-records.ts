@@ -345,9 +345,15 @@ export class FileRecords {
     return this.#changeAll({ status: 'failed', ...(serverId ? { serverId } : {}) }, (file) => machine.retry(file, now))
   }
 
-  async abandon(serverId: string, now: number): Promise<number> {
+  /** Answers how many records changed, and what is dropped of them. */
+  async abandon(serverId: string, now: number): Promise<{ abandoned: number; dropped: machine.DroppedUpload[] }> {
     const statuses = ['settling', 'pending', 'downloading', 'failed', 'vanished']
-    return this.#changeAll({ serverId, status: { $in: statuses } }, (file) => machine.abandon(file, now))
+    const dropped: machine.DroppedUpload[] = []
+    const abandoned = await this.#changeAll({ serverId, status: { $in: statuses } }, (file) => {
+      dropped.push(...machine.droppedUploads(file))
+      return machine.abandon(file, now)
+    })
+    return { abandoned, dropped }
   }
 
   async #changeAll(query: Query, change: (file: FileRecord) => FileRecord | null): Promise<number> {

@@ -81,13 +81,21 @@ async function travelling(name: string, shares: number[]): Promise<Place[]> {
   return places
 }
 
-async function storedBytes({ file }: Place): Promise<number> {
-  const key = `${file.serverName}${file.path}`
+const keyOf = ({ file }: Place) => `${file.serverName}${file.path}`
+
+async function storedBytes(place: Place): Promise<number> {
+  const key = keyOf(place)
   let bytes = 0
   for (const { uploadId } of await store.listUploads(key)) {
     for (const part of await store.listParts(key, uploadId)) bytes += part.sizeBytes
   }
   return bytes
+}
+
+async function nothingIsLeft(place: Place): Promise<void> {
+  const isGone = async () => (await store.listUploads(keyOf(place))).length === 0
+  await waitFor(isGone, { timeoutMs: 15_000, what: 'its upload to be gone', explain: longshore.output })
+  expect(await store.head(keyOf(place))).toBeNull()
 }
 
 /** Ends well, and nothing was read again but what was on its way at the fault. */
@@ -134,13 +142,23 @@ describe('a large file', () => {
     expect(report.problems).toEqual([])
   })
 
-  test('is given up at once when it is cancelled, and its connection left', async () => {
+  test('is given up at once when it is cancelled, its upload aborted, and its connection left', async () => {
     const [place] = await travelling('cancelled', [0.1])
+    expect(await store.listUploads(keyOf(place!))).toHaveLength(1)
     await longshore.api.post(`/files/${place!.file.id}/cancel`)
     const cancelled = { status: 'failed', error: { type: 'CANCELLED' } }
     expect(await longshore.api.get(`/files/${place!.file.id}`)).toMatchObject(cancelled)
+    await nothingIsLeft(place!)
     // The copy ends within a second (drain-ends.test.ts); the connection is kept for another file for five more.
     await waitFor(() => place!.proxy.open === 0, { timeoutMs: 15_000, what: 'its connection to be left', everyMs: 20 })
     expect(place!.proxy.received).toBeLessThan(FILE_BYTES / 2)
+  })
+
+  test('leaves nothing in the store when its server is removed in the middle of it', async () => {
+    const [place] = await travelling('removed', [0.1])
+    expect(await store.listUploads(keyOf(place!))).toHaveLength(1)
+    const removal = await longshore.api.request('DELETE', `/servers/${place!.file.serverId}?force=true`)
+    expect(removal.status).toBe(204)
+    await nothingIsLeft(place!)
   })
 })

@@ -340,7 +340,7 @@ describe('looks, announcements and removal', () => {
     await storeAll(world)
     await world.records.register(rules, [sighting('/late'), sighting('/held')], start)
     await world.records.claim('s1', 'w', 1, start)
-    expect(await world.records.abandon('s1', start)).toBe(2)
+    expect(await world.records.abandon('s1', start)).toMatchObject({ abandoned: 2 })
     expect(await world.files.totals({})).toMatchObject({ uploaded: { count: 3 }, skipped: { count: 2 } })
     await world.records.register({ ...rules, scanEpoch: 99 }, [sighting('/late'), sighting('/held')], start)
     expect(await world.files.totals({})).toMatchObject({ uploaded: { count: 3 }, skipped: { count: 2 } })

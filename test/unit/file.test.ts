@@ -661,6 +661,17 @@ describe('cancel', () => {
     expect(machine.retry(cancelled, start)).toMatchObject({ status: 'pending', attempts: 0, error: null })
   })
 
+  test('the upload is dropped, and a retry begins anew but knows that something may be left of it', () => {
+    const begun = { partBytes: 16, size: 10, mtime: 1000, uploadId: 'u', parts: [] }
+    const parts = [{ number: 1, sizeBytes: 10, etag: 'e', crc32: '00000000' }]
+    const copying = { ...downloading(), upload: { ...begun, parts } }
+    expect(machine.droppedUploads(copying)).toEqual([{ key: copying.reservedKey, uploadId: 'u' }])
+    const cancelled = done(machine.cancel(copying, start))
+    expect(cancelled.upload).toEqual({ ...begun, uploadId: null, parts: [] })
+    expect(machine.droppedUploads(cancelled)).toEqual([])
+    expect(machine.droppedUploads(downloading())).toEqual([])
+  })
+
   test('a stored file cannot be cancelled', () => {
     expect(machine.cancel(uploaded(), start)).toBeNull()
     expect(machine.cancel(notified(), start)).toBeNull()
