@@ -54,6 +54,9 @@ const buildTools = [
   { program: 'mvn', package: 'maven' }
 ]
 
+/** Moves the clock of one process. */
+const clockTools = [{ program: 'faketime', package: 'faketime' }]
+
 const isCi = process.env.CI === 'true'
 const patterns = process.argv.slice(2)
 const needsServers = !(patterns.length === 1 && patterns[0] === 'unit')
@@ -111,7 +114,11 @@ async function isMongoThere(): Promise<boolean> {
 }
 
 async function installPackages(): Promise<void> {
-  const wanted = [...servers.map(({ program, package: name }) => ({ program, package: name })), ...buildTools]
+  const wanted = [
+    ...servers.map(({ program, package: name }) => ({ program, package: name })),
+    ...buildTools,
+    ...clockTools
+  ]
   const missing: string[] = []
   for (const { program, package: name } of wanted) {
     if (name !== null && (await onPath(program)) === null) missing.push(name)

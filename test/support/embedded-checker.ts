@@ -5,7 +5,15 @@ import { join, relative } from 'node:path'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import { keyOf } from '../../drivers/store/filesystem-path.ts'
 import { messageOf, recordOf, sha256, sourceTree, storeOf } from './checker.ts'
-import { type CheckedRecord, judge, type Rules, type Snapshot, type Verdict } from './invariants.ts'
+import {
+  type CheckedRecord,
+  type Content,
+  judge,
+  type Rules,
+  type Snapshot,
+  type Source,
+  type Verdict
+} from './invariants.ts'
 import type { Longshore } from './longshore.ts'
 import type { S3Server } from './minio.ts'
 import type { Json } from './rest.ts'
@@ -19,18 +27,21 @@ export interface EmbeddedCheckOptions {
   /** What must be seen in no output and no answer. */
   canaries: string[]
   rules?: Rules
+  /** What paths held that are not on the server any more. */
+  past?: ReadonlyMap<string, Content[]>
 }
 
 export async function checkEmbedded(options: EmbeddedCheckOptions): Promise<Verdict & { files: number }> {
-  const { longshore, root, s3, canaries, rules = { end: 'notified' } } = options
+  const { longshore, root, s3, canaries, rules = { end: 'notified' }, past = new Map() } = options
   const { api, dataDir } = longshore
   const servers = await api.get('/servers')
   const records: CheckedRecord[] = []
   for (const { id } of await api.files()) records.push(recordOf(await api.get(`/files/${id}`)))
   const serverId = servers.items[0].id as string
-  const sources = [...(await sourceTree(root))].map(([path, content]) => {
+  const sources: Source[] = [...(await sourceTree(root))].map(([path, content]) => {
     return { serverId, path, contents: [content], isThere: true, isTaken: true }
   })
+  for (const [path, contents] of past) sources.push({ serverId, path, contents, isThere: false, isTaken: true })
   const events = await journalOf(dataDir)
   const snapshot: Snapshot = {
     sources,

@@ -28,8 +28,8 @@ export type S3Fault =
   | { kind: 'flip' }
   /** The body crawls. */
   | { kind: 'slow'; bytesPerSecond: number }
-  /** The request is taken and nothing comes back until `release`. */
-  | { kind: 'silent' }
+  /** The request is taken, or so many bytes of its body, and nothing comes back until `release`. */
+  | { kind: 'silent'; afterBytes?: number }
 
 export interface S3Proxy {
   readonly endpoint: string
@@ -76,7 +76,12 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
     if (fault?.kind === 'answer') return refuse(request, response, fault)
     if (fault?.kind === 'silent') {
       held.add(response.on('close', () => held.delete(response)))
-      request.resume()
+      let left = fault.afterBytes ?? Number.POSITIVE_INFINITY
+      request.on('data', (chunk: Buffer) => {
+        left -= chunk.length
+        if (left <= 0) request.pause()
+      })
+      request.on('error', () => undefined)
       return
     }
     pass(request, response, fault)

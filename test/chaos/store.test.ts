@@ -1,0 +1,137 @@
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync } from 'node:fs'
+import { rm, statfs, truncate, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { type Embedded, startEmbedded } from '../support/embedded.ts'
+import { waitFor } from '../support/longshore.ts'
+import type { Json } from '../support/rest.ts'
+import type { S3Operation } from '../support/s3-proxy.ts'
+import { writeSource } from '../support/source-files.ts'
+
+jest.setTimeout(300_000)
+
+const MiB = 1024 * 1024
+const PART_BYTES = 16 * MiB
+const PARTS = 4
+const LARGE_BYTES = PARTS * PART_BYTES
+const DISK_BYTES = 512 * MiB
+/** Of the parts that are on their way when one of them fails. */
+const IN_FLIGHT_BYTES = 4 * PART_BYTES
+
+/** A disk of its own that can be filled, where this is root and may mount one; else an ordinary folder. */
+const disk = mkdtempSync(join(tmpdir(), 'longshore-disk-'))
+const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${DISK_BYTES}`, 'longshore-test', disk])
+const hasDisk = mounted.status === 0
+
+let longshore: Embedded
+
+beforeAll(async () => {
+  longshore = await startEmbedded({ store: 'minio', minioDir: join(disk, 'minio') })
+})
+afterEach(() => {
+  longshore.s3!.fault = null
+  longshore.s3!.release()
+})
+afterAll(async () => {
+  await longshore?.stop()
+  if (hasDisk) spawnSync('umount', ['-l', disk])
+  await rm(disk, { recursive: true, force: true })
+})
+
+const put = (path: string, sizeBytes: number) => writeSource(longshore.root, path, sizeBytes)
+const statusesOf = ({ history }: Json) => history.map(({ status }: Json) => status)
+const seen = (operation: S3Operation) => longshore.s3!.seen.byOperation[operation] ?? 0
+
+/** The first request of this kind meets the fault, no other. */
+function once(operation: S3Operation, fault: Parameters<typeof setFault>[0]): void {
+  let isDone = false
+  setFault(fault, (asked) => {
+    if (isDone || asked !== operation) return false
+    isDone = true
+    return true
+  })
+}
+
+function setFault(
+  fault: ReturnType<NonNullable<NonNullable<Embedded['s3']>['fault']>>,
+  meets: (operation: S3Operation) => boolean
+): void {
+  longshore.s3!.fault = ({ operation }) => (meets(operation) ? fault : null)
+}
+
+/** Until the file has been tried in vain at least so often. */
+const refused = (path: string, type: RegExp, times: number) =>
+  waitFor(
+    async () => {
+      const file = await longshore.file(path)
+      const tries = file?.history.filter(({ status }: Json) => status === 'downloading').length ?? 0
+      return type.test(file?.error?.type ?? '') && tries >= times && file.status === 'pending' ? file : null
+    },
+    { timeoutMs: 90_000, what: `${path} to wait for the store`, explain: longshore.longshore.output }
+  )
+
+describe('a store', () => {
+  test('that falls silent in the middle of a part costs that part: the lease is kept, neighbours go on', async () => {
+    once('part', { kind: 'silent', afterBytes: 2 * MiB })
+    const received = longshore.proxy.received
+    await put('silent', LARGE_BYTES)
+    await waitFor(() => longshore.s3!.seen.faults === 1, { timeoutMs: 60_000, what: 'the silence', everyMs: 5 })
+    await put('neighbour', 1000)
+    await longshore.becomes('neighbour', 'notified')
+    expect((await longshore.file('silent')).status).toBe('downloading')
+    const file = await longshore.becomes('silent', 'notified', 90_000)
+    expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
+    expect(file.history[2].reason).toMatch(/silent for 30000 ms/)
+    expect(file.attempts).toBe(1)
+    expect(longshore.proxy.received - received).toBeLessThan(LARGE_BYTES + IN_FLIGHT_BYTES)
+    expect(seen('part')).toBeLessThan(2 * PARTS)
+    expect(await longshore.problems()).toEqual([])
+  })
+
+  test('that answers a completion with an error inside a 200 is not believed, and asked again', async () => {
+    once('complete', { kind: 'answer', status: 200, code: 'InternalError' })
+    const before = { completions: seen('complete'), parts: seen('part') }
+    await put('completed', LARGE_BYTES)
+    const file = await longshore.becomes('completed', 'notified')
+    expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
+    expect(file.history[2].reason).toMatch(/InternalError/)
+    expect(file.attempts).toBe(1)
+    expect(seen('complete') - before.completions).toBe(2)
+    // The parts that are stored are not sent again.
+    expect(seen('part') - before.parts).toBe(PARTS)
+    expect(await longshore.problems()).toEqual([])
+  })
+
+  test('that says it is full lets copies wait without a hurry, and they go on when there is room', async () => {
+    const full = { kind: 'answer', status: 507, code: 'XMinioStorageFull' } as const
+    setFault(full, (operation) => ['put', 'part', 'create'].includes(operation))
+    const faults = longshore.s3!.seen.faults
+    await put('no-room/large', LARGE_BYTES)
+    for (let index = 0; index < 5; index++) await put(`no-room/${index}`, 1000)
+    const waiting = await refused('no-room/large', /STORE_FULL/, 3)
+    expect(waiting.attempts).toBeLessThanOrEqual(1)
+    const tries = waiting.history.filter(({ status }: Json) => status === 'downloading').length
+    // Six files that are tried about as often as this one, not in a loop.
+    expect(longshore.s3!.seen.faults - faults).toBeLessThan(6 * (tries + 2))
+    longshore.s3!.fault = null
+    for (const name of ['large', 0, 1, 2, 3, 4]) await longshore.becomes(`no-room/${name}`, 'notified')
+    expect(await longshore.problems()).toEqual([])
+  })
+
+  // As root, or where this user may mount; a continuous integration that is neither has the test above.
+  ;(hasDisk ? test : test.skip)('whose disk is full lets copies wait, and they go on when there is room', async () => {
+    const filler = join(disk, 'filler')
+    const { bavail, bsize } = await statfs(disk)
+    await writeFile(filler, Buffer.alloc(bavail * bsize - 24 * MiB, 1))
+    await put('disk/large', LARGE_BYTES)
+    const waiting = await refused('disk/large', /STORE_(FULL|UNAVAILABLE)/, 2)
+    expect(waiting.error.message).toMatch(/space|full/i)
+    expect(waiting.attempts).toBeLessThanOrEqual(1)
+    await truncate(filler, 0)
+    await put('disk/small', 1000)
+    for (const name of ['large', 'small']) await longshore.becomes(`disk/${name}`, 'notified')
+    expect(await longshore.problems()).toEqual([])
+  })
+})
