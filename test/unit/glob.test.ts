@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import picomatch from 'picomatch'
 import { compileGlob } from '../../domain/glob.ts'
+import { cpuMsOf } from '../support/cpu-time.ts'
 
 const matches = (pattern: string, text: string) => compileGlob(pattern)(text)
 
@@ -100,9 +101,7 @@ describe('compileGlob', () => {
     ['*'.repeat(256), 'a'.repeat(4096)]
   ])('the hostile pair %j takes no longer than any other', (pattern, text) => {
     const match = compileGlob(pattern)
-    const before = performance.now()
-    match(text)
-    expect(performance.now() - before).toBeLessThan(500)
+    expect(cpuMsOf(() => match(text))).toBeLessThan(500)
   })
 
   test.each(['[a', '{a,b', 'a\\', '!*.csv', '+(a|b)', '@(a)', '*(1).csv', '{1..3}', '[[:digit:]]', '{a,b}'.repeat(9)])(
