@@ -4,7 +4,6 @@ import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { Client } from 'minio'
 import mongoose from 'mongoose'
-import { SMALL_FILE_BYTES } from '../../domain/ranges.ts'
 import type { ServerRecord } from '../../domain/server.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
 import type { Consumer } from './consumer.ts'
@@ -147,9 +146,9 @@ export async function storeOf({ minio, bucket }: Pick<Backends, 'minio' | 'bucke
     }
     for (const { key, uploadId } of await store.listStaleUploads(Date.now() + 60_000))
       uploads.set(uploadId, { key, uploadId })
-    // MinIO finds uploads of before its restart only by their key.
+    // MinIO finds uploads of before its restart only by their key. A file that is small now may have been large.
     for (const { object } of records) {
-      if (!object || object.size <= SMALL_FILE_BYTES) continue
+      if (!object) continue
       const { key } = object
       for (const { uploadId } of await store.listUploads(key)) uploads.set(uploadId, { key, uploadId })
     }
