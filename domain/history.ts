@@ -21,15 +21,16 @@ export function enter(
   why: string | null
 ): FileRecord {
   const next: FileRecord = { ...file, ...change, updatedAt: now }
+  const last = file.history.at(-1)
   const entry: HistoryEntry = {
-    at: now,
+    // What comes after is not earlier, whatever the clock of its process says, or however long that stood still.
+    at: Math.max(now, last?.at ?? now),
     status: next.status,
     worker: next.worker,
     attempt: next.attempts,
     reason: why,
     times: 1
   }
-  const last = file.history.at(-1)
   const repeats = last && last.status === entry.status && last.worker === entry.worker && last.reason === entry.reason
   const history = repeats
     ? [...file.history.slice(0, -1), { ...entry, times: last.times + 1 }]

@@ -381,6 +381,13 @@ describe('identity', () => {
 })
 
 describe('history', () => {
+  test('does not go back in time where a process stood still before it wrote, or its clock is behind', () => {
+    const cancelled = done(machine.cancel(downloading(), start + 60_000))
+    const late = done(machine.retry(cancelled, start))
+    expect(late.history.at(-1)).toMatchObject({ at: start + 60_000, status: 'pending' })
+    expect(late).toMatchObject({ dueAt: start, updatedAt: start })
+  })
+
   test('holds 200 entries at most and counts what was dropped', () => {
     let file = pending()
     let entries = file.history.length
