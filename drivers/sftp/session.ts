@@ -6,7 +6,7 @@
  * Any phase may go to ended: everything pending then rejects with one reason, and the socket is destroyed.
  */
 import { createHash } from 'node:crypto'
-import { once, setMaxListeners } from 'node:events'
+import { setMaxListeners } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import ssh2, { type Algorithms, type Client } from 'ssh2'
 import { MODERN_ALGORITHMS } from '../../domain/algorithms.ts'
@@ -90,7 +90,8 @@ export class Session {
       this.client.end()
     }
     if (!socket || socket.closed) return
-    const closed = once(socket, 'close')
+    // Not events.once: it rejects when the other side resets what is closed anyway, in place of the error that led here.
+    const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
     const timer = setTimeout(() => socket.destroy(), farewellMs)
     await closed
     clearTimeout(timer)

@@ -42,8 +42,8 @@ describe('a connection with a limit', () => {
     await sftp?.close()
     await folder?.remove()
   })
-  const connect = async (pace: Bucket, timeoutMs = 30_000) => {
-    const { host, port, username, privateKey } = sshd
+  const connect = async (pace: Bucket, timeoutMs = 30_000, port = sshd.port) => {
+    const { host, username, privateKey } = sshd
     const options = { verifyHostKey: async () => {}, resolveAddress: async (name: string) => name }
     sftp = await connectSftp({ host, port, username, privateKey }, { ...options, pace, timeoutMs })
     return sftp
@@ -112,6 +112,31 @@ describe('a connection with a limit', () => {
     cancel.abort(new Error('enough'))
     expect(await failed).toBeInstanceOf(Error)
     expect(performance.now() - start).toBeLessThan(1_000)
+  })
+
+  test('a copy may take any time while bytes come, and ends when none have come for as long as silence may last', async () => {
+    const silenceMs = 2_000
+    const path = await newFile('slow link', 6 * MIB)
+    const proxy = await startProxy({ target: { host: sshd.host, port: sshd.port } })
+    try {
+      const connection = await connect(new Bucket(null), silenceMs, proxy.port)
+      proxy.throttle(384 * KIB)
+      const start = performance.now()
+      expect((await copy(connection, await recordOf(path), {})).outcome).toMatchObject({ kind: 'stored' })
+      expect(performance.now() - start).toBeGreaterThan(6 * silenceMs)
+
+      await folder?.remove()
+      const arrived: number[] = []
+      const again = copy(connection, await recordOf(path), { onBytes: () => arrived.push(1) })
+      const failed = again.catch((error: unknown) => error)
+      await waitFor(() => arrived.length > 0, { timeoutMs: 20_000, what: 'the first bytes' })
+      proxy.blackhole()
+      expect(await failed).toMatchObject({ type: 'STALLED' })
+    } finally {
+      // Resets the connection, which then closes without an error nevertheless.
+      await proxy.close()
+    }
+    await sftp?.close()
   })
 
   test('the object says whose the source was', async () => {
