@@ -7,6 +7,8 @@ import { newSshKey } from '../../demo/ssh-key.ts'
 export interface CrowdedSftp {
   /** What a server's registration has to say of it. */
   address: { host: '127.0.0.1'; port: number; username: string; password: string }
+  /** Connections that were made so far, and the most that were open at a time. */
+  readonly connections: { made: number; peak: number }
   stop(): Promise<void>
 }
 
@@ -20,8 +22,11 @@ const folder: Attributes = { ...file, mode: 0o40755 }
 /** `count` files of ten bytes in its root, named by their number. */
 export async function startCrowdedSftp(count: number): Promise<CrowdedSftp> {
   const connections = new Set<Connection>()
+  const seen = { made: 0, peak: 0 }
   const server = new ssh2.Server({ hostKeys: [newSshKey().private] }, (connection) => {
     connections.add(connection)
+    seen.made++
+    seen.peak = Math.max(seen.peak, connections.size)
     // Without it each small answer waits for the client's delayed ACK; ssh2's types do not know the method.
     ;(connection as unknown as { setNoDelay(on: boolean): void }).setNoDelay(true)
     connection.on('error', () => connection.end())
@@ -37,6 +42,7 @@ export async function startCrowdedSftp(count: number): Promise<CrowdedSftp> {
   const { port } = server.address() as AddressInfo
   return {
     address: { host: '127.0.0.1', port, username, password },
+    connections: seen,
     async stop() {
       const closed = once(server, 'close')
       server.close()
