@@ -76,6 +76,7 @@ export async function scanLargeFolder({ isSmall }: ScanOptions): Promise<Finding
     const withNews = await scan()
 
     const known = median(unchanged.map(({ seconds }) => seconds))
+    const cpuOf = ({ used }: { used: Usage }) => `${used.cpuSeconds.toFixed(1)} s of the scanner's CPU`
     const stall = Math.max(...[first, learning, ...unchanged, withNews].map(({ used }) => used.longestStallMs))
     return [
       {
@@ -92,14 +93,14 @@ export async function scanLargeFolder({ isSmall }: ScanOptions): Promise<Finding
         what: 'the same, everything stored, nothing remembered yet',
         value: learning.seconds,
         unit: 's',
-        note: `${learning.calls} database calls`
+        note: `${learning.calls} database calls, ${cpuOf(learning)}`
       },
       {
         what: 'nothing new',
         value: known / list.ours,
         unit: 'x the bare listing',
         atMost: 1.5,
-        note: `${known.toFixed(2)} s`
+        note: `${known.toFixed(2)} s, ${cpuOf(unchanged.at(-1)!)}`
       },
       {
         what: 'database calls, nothing new',
@@ -112,7 +113,7 @@ export async function scanLargeFolder({ isSmall }: ScanOptions): Promise<Finding
         value: withNews.calls,
         unit: 'calls',
         atMost: 50,
-        note: `${withNews.summary.new} found`
+        note: `${withNews.summary.new} found, ${cpuOf(withNews)}`
       },
       { what: 'new files not found', value: 10 - withNews.summary.new, unit: 'files', atMost: 0 },
       { what: 'peak memory of the scanner', value: withNews.used.peakRssMB, unit: 'MB', atMost: 150 },
