@@ -57,7 +57,7 @@ export const mutations: Record<string, Mutation> = {
     file: 'test/simulation/database.ts',
     from: 'if (this.documents.has(document._id) || this.isTaken(document)) return false',
     to: 'if (this.isTaken(document)) return false',
-    seeds: 1500
+    seeds: 3000
   },
   'compare-and-set': {
     what: 'a write does not ask whether somebody was faster',
@@ -108,6 +108,27 @@ export const mutations: Record<string, Mutation> = {
     from: 'if (held.length >= maxConnections) return false',
     to: 'if (held.length < 0) return false',
     wish: 'calm'
+  },
+  'last-look': {
+    what: 'nobody looks for uploads under the key of a file that was just stored',
+    file: 'drivers/copy.ts',
+    from: '      await this.#upload.abandon()\n      return stored\n',
+    to: '      return stored\n'
+  },
+  discard: {
+    what: 'an upload that the store refuses to complete is gone on with',
+    file: 'drivers/copy.ts',
+    from: "if (error.type === 'CHECKSUM_MISMATCH') await",
+    to: 'if (Date.now() < 0) await',
+    seeds: 1500
+  },
+  'begin-condition': {
+    what: 'an upload is begun though another worker has stored the file',
+    file: 'drivers/copy.ts',
+    from: 'this.#store.createUpload(this.#key, this.#metadata, condition)',
+    to: 'this.#store.createUpload(this.#key, this.#metadata, null)',
+    wish: 'duel',
+    seeds: 1500
   },
   strays: {
     what: 'what is left of an upload is not aborted',

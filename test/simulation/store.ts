@@ -21,6 +21,8 @@ interface Upload {
   metadata: Record<string, string>
   initiatedAt: number
   parts: Map<number, StoredPart & { content: Buffer }>
+  /** What a store that died in the middle of its completion has left of it, see `#complete`. */
+  left?: 'spoilt' | 'listed'
 }
 
 const MiB = 1024 * 1024
@@ -115,7 +117,8 @@ export class SimulatedStore {
 
   #upload(uploadId: string): Upload {
     const upload = this.uploads.get(uploadId)
-    if (!upload) throw new IngestError('STORE_NO_SUCH_UPLOAD', `there is no upload ${uploadId}`)
+    if (!upload || upload.left === 'listed')
+      throw new IngestError('STORE_NO_SUCH_UPLOAD', `there is no upload ${uploadId}`)
     return upload
   }
 
@@ -160,6 +163,10 @@ export class SimulatedStore {
     return shownPart(part)
   }
 
+  /**
+   * The store may die in the middle, as MinIO does when it is killed: before the object is there, when it has forgotten
+   * the upload's kind of checksum and refuses it from then on, or after that, when it still lists the upload.
+   */
   #complete(
     key: string,
     uploadId: string,
@@ -168,7 +175,10 @@ export class SimulatedStore {
     sum: string,
     condition: Condition
   ): StoredObject {
+    const { random, isFaulty, plan } = this.#world
     const upload = this.#upload(uploadId)
+    if (upload.left === 'spoilt') throw new IngestError('CHECKSUM_MISMATCH', 'the upload has another checksum')
+    const dies = isFaulty && random.chance(plan.storeDeath)
     const kept = parts.map(({ number, etag }) => {
       const part = upload.parts.get(number)
       if (part?.etag !== etag) throw new IngestError('STORE_REJECTED', `part ${number} is another one`)
@@ -176,8 +186,14 @@ export class SimulatedStore {
     })
     if (crc32Of(kept) !== sum) throw new IngestError('CHECKSUM_MISMATCH', 'the parts have another checksum')
     const content = joined(kept.map((part) => part.content))
+    if (dies && random.chance(0.5)) {
+      upload.left = 'spoilt'
+      upload.parts.clear()
+      throw new IngestError('STORE_UNAVAILABLE', 'the store died before the object was there')
+    }
     const object = this.#write({ key, content, metadata: upload.metadata, sizeBytes, crc32: sum }, condition)
-    this.uploads.delete(uploadId)
+    if (dies) upload.left = 'listed'
+    else this.uploads.delete(uploadId)
     return object
   }
 }

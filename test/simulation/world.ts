@@ -37,6 +37,8 @@ export interface FaultPlan {
   freezesAtFinish: boolean
   /** What the store takes for a write at most, ms: a long one lets others overtake. */
   writeMs: number
+  /** Chance that it dies in the middle of the completion of an upload. */
+  storeDeath: number
   /** When all this ends, virtual ms. */
   until: number
 }
