@@ -256,10 +256,12 @@ export class Drain {
         onBytes: (bytes) => progress.add(bytes),
         onKept: (bytes) => progress.addKept(bytes),
         keepUpload: async (upload) => {
+          // The lease is as old as the question: the answer may lie here while this process stands still.
+          const askedAt = this.#ports.now()
           await this.#ports.keepUpload(file, upload)
           // One without an id begins anew, and what was finished before is of no use.
           hasProgressed = upload?.uploadId ? hasProgressed || upload.parts.length > 0 : false
-          copying.renewedAt = this.#ports.now()
+          copying.renewedAt = Math.max(copying.renewedAt, askedAt)
         },
         stillOurs: async () => {
           abort.signal.throwIfAborted()
