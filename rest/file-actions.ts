@@ -1,6 +1,7 @@
 /** REST actions of files. */
 import type { ServiceSchema } from 'moleculer'
 import { FILE_STATUSES, type FileRecord } from '../domain/file.ts'
+import { noBody } from './body.ts'
 import { integer, listOf, onlyQuery, type RestContext, refuse, serverIdOf, text, time } from './request.ts'
 import { fileView } from './views.ts'
 
@@ -16,6 +17,7 @@ export const fileAliases = {
 
 const changed = (action: string) => async (ctx: RestContext) => {
   onlyQuery(ctx, [])
+  noBody(ctx)
   ctx.meta.$statusCode = 202
   return fileView(await ctx.call<FileRecord, object>(action, { id: ctx.params.params.id }))
 }

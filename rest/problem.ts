@@ -1,6 +1,7 @@
 /** Errors as RFC 9457 problem documents. */
 import type { ServerResponse } from 'node:http'
 import { isPassing } from '../domain/patience.ts'
+import { BODY_LIMIT_BYTES } from './body.ts'
 
 interface Problem {
   type: string
@@ -28,6 +29,32 @@ const titles: Record<number, string> = {
   503: 'Not available now',
   504: 'Timed out',
   507: 'Store full'
+}
+
+/** Errors of the gateway's own that say too little for whoever gets them: by type, else by code. */
+const gatewayErrors: Record<string, Pick<Problem, 'status' | 'code' | 'detail'>> = {
+  'entity.too.large': {
+    status: 413,
+    code: 'BODY_TOO_LARGE',
+    detail: `the body is larger than ${BODY_LIMIT_BYTES} bytes`
+  },
+  'encoding.unsupported': {
+    status: 415,
+    code: 'BAD_ENCODING',
+    detail: 'the Content-Encoding of the body is not known'
+  },
+  'charset.unsupported': {
+    status: 415,
+    code: 'BAD_ENCODING',
+    detail: 'the charset of the body is not known; send UTF-8'
+  },
+  Z_DATA_ERROR: { status: 400, code: 'BAD_ENCODING', detail: 'the body is not what its Content-Encoding says' },
+  Z_BUF_ERROR: { status: 400, code: 'BAD_ENCODING', detail: 'the body is not what its Content-Encoding says' },
+  UNABLE_DECODE_PARAM: {
+    status: 400,
+    code: 'BAD_PATH',
+    detail: 'the path has a % that encodes no character; write %25'
+  }
 }
 
 interface Wrong {
@@ -58,26 +85,34 @@ function fieldErrors(error: Thrown): Problem['errors'] {
     return wrong.map((one) => ({ field: String(one.field ?? ''), message: String(one.message ?? '') }))
   }
   if (!data || Array.isArray(data) || !data.field) return undefined
-  return [{ field: data.field, message: error.message ?? '' }]
+  const prefix = `${data.field}: `
+  const message = error.message ?? ''
+  return [{ field: data.field, message: message.startsWith(prefix) ? message.slice(prefix.length) : message }]
 }
 
 function codeOf(error: Thrown, status: number): string {
   if (error.name === 'ValidationError') return 'INVALID'
-  if (error.type === 'entity.parse.failed') return 'BAD_JSON'
+  if (status === 500) return error.type ?? 'INTERNAL'
   return error.type ?? (titles[status] ?? 'ERROR').toUpperCase().replaceAll(' ', '_')
 }
 
 /** Any thrown value as a problem. What is inside an internal error stays in the log. */
 export function problemOf(thrown: Thrown | null | undefined): Problem {
   const error = thrown ?? {}
-  const status =
-    error.type === 'entity.parse.failed' || error.name === 'UnprocessableEntityError' ? 400 : statusOf(error)
+  const known = gatewayErrors[error.type ?? ''] ?? gatewayErrors[String(error.code)]
+  if (known) return problem(known)
+  const status = statusOf(error)
   const code = codeOf(error, status)
   let detail = error.message ?? ''
   if (status === 500) detail = 'an unexpected error; the log of the api service has it'
-  if (code === 'BAD_JSON') detail = `the body is not JSON: ${error.message}`
+  // The gateway's own words for a path that no route has.
+  if (status === 404 && detail === 'Not found') detail = 'there is no such call'
   if (status === 503 && !error.type?.startsWith('STORE')) detail = `${detail}; try again in a moment`
   const errors = status === 422 || status === 409 ? fieldErrors(error) : undefined
+  return problem({ status, code, detail, ...(errors ? { errors } : {}) })
+}
+
+function problem({ status, code, detail, errors }: Omit<Problem, 'type' | 'title'>): Problem {
   const type = `urn:longshore:problem:${code.toLowerCase().replaceAll('_', '-')}`
   return { type, title: titles[status] ?? 'Error', status, detail, code, ...(errors ? { errors } : {}) }
 }

@@ -6,6 +6,7 @@ import { IngestError } from '../domain/errors.ts'
 import type { ScanSummary, SecretField, ServerRecord } from '../domain/server.ts'
 import { parseNewServer, parseServerUpdate, type ServerSecrets } from '../domain/server-input.ts'
 import { seal } from '../drivers/secrets.ts'
+import { noBody } from './body.ts'
 import { dryRunOf } from './inspection-actions.ts'
 import { flag, onlyQuery, type RestContext, refuse } from './request.ts'
 import { scanView, serverView } from './views.ts'
@@ -41,6 +42,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
 
   const changed = (action: string) => async (ctx: RestContext) => {
     onlyQuery(ctx, [])
+    noBody(ctx)
     const { _id } = await resolve(ctx)
     return answer(ctx, await ctx.call(action, { id: _id }))
   }
@@ -96,6 +98,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       role: 'admin',
       async handler(ctx: RestContext) {
         onlyQuery(ctx, ['force', 'purge'])
+        noBody(ctx)
         const server = await resolve(ctx)
         const edition = expectedEdition(ctx)
         if (edition !== undefined && edition !== server.edition) {
@@ -115,6 +118,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       timeout: 0,
       async handler(ctx: RestContext) {
         onlyQuery(ctx, [])
+        noBody(ctx)
         const server = await resolve(ctx)
         const { _id: id, host, port, username, hostKey, algorithms, secrets, roots } = server
         const target = { id, host, port, username, hostKey, algorithms, secrets }
@@ -139,6 +143,7 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       role: 'operator',
       timeout: 0,
       async handler(ctx: RestContext) {
+        noBody(ctx)
         if (flag(ctx, 'dryRun')) return dryRunOf(ctx, await resolve(ctx))
         onlyQuery(ctx, ['wait', 'dryRun'])
         const { _id: id } = await resolve(ctx)

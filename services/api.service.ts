@@ -5,6 +5,7 @@ import ApiGateway from 'moleculer-web'
 import type { Config, Role } from '../config.ts'
 import { openStore } from '../drivers/store/open.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
+import { BODY_LIMIT_BYTES, jsonBody } from '../rest/body.ts'
 import { contentActions, contentAliases, wantedOf } from '../rest/content-actions.ts'
 import { fileActions, fileAliases } from '../rest/file-actions.ts'
 import { healthActions, healthAliases, nodeAliases } from '../rest/health-actions.ts'
@@ -15,7 +16,8 @@ import type { RestMeta } from '../rest/request.ts'
 import { serverActions, serverAliases } from '../rest/server-actions.ts'
 import { statsActions, statsAliases } from '../rest/stats-actions.ts'
 
-const BODY_LIMIT = '1mb'
+/** What moleculer-web keeps on a request. */
+type GatewayRequest = IncomingMessage & { body?: unknown; $params: { body: unknown } }
 
 export function apiService(config: Config): ServiceSchema {
   const callerOf = authenticator(config.apiKeys)
@@ -36,6 +38,8 @@ export function apiService(config: Config): ServiceSchema {
       log4XXResponses: false,
       logRequest: 'debug',
       logResponse: 'debug',
+      // Never: a body may hold the credentials of an SFTP server.
+      logRequestParams: null,
       routes: [
         {
           ...shared,
@@ -57,7 +61,7 @@ export function apiService(config: Config): ServiceSchema {
                   key: (request: IncomingMessage) => request.socket.remoteAddress
                 }
               : null,
-          bodyParsers: { json: { limit: BODY_LIMIT, strict: false, type: () => true } },
+          bodyParsers: { text: { limit: BODY_LIMIT_BYTES, type: () => true } },
           aliases: {
             ...serverAliases,
             ...inspectionAliases,
@@ -66,7 +70,8 @@ export function apiService(config: Config): ServiceSchema {
             ...statsAliases,
             ...nodeAliases
           },
-          onBeforeCall(ctx: Context<unknown, RestMeta>, _route: unknown, request: IncomingMessage) {
+          onBeforeCall(ctx: Context<unknown, RestMeta>, _route: unknown, request: GatewayRequest) {
+            request.$params.body = jsonBody(request.body)
             const given = request.headers['if-match']
             if (given !== undefined) ctx.meta.ifMatch = given
             if (request.url?.includes('/content')) ctx.meta.wanted = wantedOf(request)
