@@ -63,7 +63,11 @@ const fields = {
     .max(253)
     .regex(/^[A-Za-z0-9.:_-]+$/, 'must be a host name or an IP address'),
   port: z.int().min(1).max(65535),
-  username: z.string().min(1).max(255),
+  username: z
+    .string()
+    .min(1)
+    .max(255)
+    .regex(/^\P{Cc}*$/u, 'must not contain control characters'),
   password: z.string().min(1).max(1024),
   privateKey: z.string().min(1).max(16_384),
   passphrase: z.string().min(1).max(1024),

@@ -37,18 +37,29 @@ export function addressPolicy(options: AddressPolicyOptions): (host: string) => 
       const address = parse(text)
       if (address && allowed(address, allow, deny)) return address.toString()
     }
-    throw new IngestError(
-      'ADDRESS_DENIED',
-      `The address of ${host} (${addresses.slice(0, 4).join(', ')}) is not allowed. If it is meant, an operator adds its network to ALLOW_NETWORKS.`,
-      { data: { host, addresses: addresses.slice(0, 4) } }
-    )
+    const shown = addresses.slice(0, 4).join(', ')
+    const mend = addresses.some((text) => mayBeAllowed(parse(text), deny))
+      ? 'is not allowed. If it is meant, an operator adds its network to ALLOW_NETWORKS.'
+      : 'is never allowed, whatever ALLOW_NETWORKS says: it is link-local, multicast, a cloud metadata address, or in DENY_NETWORKS.'
+    throw new IngestError('ADDRESS_DENIED', `The address of ${host} (${shown}) ${mend}`, {
+      data: { host, addresses: addresses.slice(0, 4) }
+    })
   }
 }
 
+/** Whether ALLOW_NETWORKS could help. */
+function mayBeAllowed(address: Address | null, deny: Network[]): boolean {
+  return (
+    address !== null &&
+    !neverRanges.has(address.range()) &&
+    !within(address, metadataServices) &&
+    !within(address, deny)
+  )
+}
+
 function allowed(address: Address, allow: Network[], deny: Network[]): boolean {
-  const range = address.range()
-  if (neverRanges.has(range) || within(address, metadataServices) || within(address, deny)) return false
-  if (range === 'unicast' && !within(address, [v4Compatible])) return true
+  if (!mayBeAllowed(address, deny)) return false
+  if (address.range() === 'unicast' && !within(address, [v4Compatible])) return true
   return within(address, allow)
 }
 

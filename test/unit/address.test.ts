@@ -7,6 +7,12 @@ const resolving = (addresses: string[], allow: string[] = [], deny: string[] = [
 const denied = { type: 'ADDRESS_DENIED', message: expect.stringContaining('ALLOW_NETWORKS') }
 
 describe('addressPolicy', () => {
+  test('sends nobody to ALLOW_NETWORKS where that does not help', async () => {
+    await expect(resolving(['10.1.2.3'])).rejects.toThrow('adds its network to ALLOW_NETWORKS')
+    await expect(resolving(['169.254.169.254'])).rejects.toThrow('never allowed')
+    await expect(resolving(['10.1.2.3'], [], ['10.0.0.0/8'])).rejects.toThrow('DENY_NETWORKS')
+  })
+
   test.each(['8.8.8.8', '2001:4860:4860::8888'])('lets the public address %s pass', async (address) => {
     expect(await resolving([address])).toBe(address)
   })

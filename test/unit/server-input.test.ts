@@ -33,6 +33,7 @@ const bad: [string, unknown, string?][] = [
   ['port', 22.5],
   ['port', '22'],
   ['username', ''],
+  ['username', 'a\u0000b'],
   ['password', ''],
   ['password', 5],
   ['hostKey', 'SHA256:short'],
