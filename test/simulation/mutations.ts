@@ -122,14 +122,6 @@ export const mutations: Record<string, Mutation> = {
     to: 'if (Date.now() < 0) await',
     seeds: 1500
   },
-  'begin-condition': {
-    what: 'an upload is begun though another worker has stored the file',
-    file: 'drivers/copy.ts',
-    from: 'this.#store.createUpload(this.#key, this.#metadata, condition)',
-    to: 'this.#store.createUpload(this.#key, this.#metadata, null)',
-    wish: 'duel',
-    seeds: 1500
-  },
   strays: {
     what: 'what is left of an upload is not aborted',
     file: 'drivers/file-upload.ts',
