@@ -6,12 +6,13 @@
  * on as an empty string. A message never shows the value of a secret.
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, linkSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import ipaddr from 'ipaddr.js'
 import { z } from 'zod'
 import { type Failpoint, failpointNames, parseFailpoints } from './drivers/failpoint.ts'
+import { makeFolders } from './drivers/folder.ts'
 
 export const serviceNames = ['servers', 'files', 'scanner', 'transfer', 'storage', 'notifier', 'api'] as const
 export type ServiceName = (typeof serviceNames)[number]
@@ -462,7 +463,7 @@ function embeddedKey(dataDir: string): Buffer {
   try {
     const present = readKey(path)
     if (present !== null) return present
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+    makeFolders(dataDir, 0o700)
     rmSync(draft, { force: true })
     const descriptor = openSync(draft, 'wx', 0o600)
     try {

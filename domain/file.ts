@@ -449,15 +449,21 @@ export function rescue(file: FileRecord, now: number, random: number): FileRecor
   return retryLater({ ...file, attempts, leaseUntil: 0, progress: null }, error, now, random)
 }
 
-/** An operator asks for another try, of the copy or of what comes after it; null where there is nothing to try. */
+/**
+ * An operator asks for another try, of the copy or of what comes after it; null where there is nothing to try. What had
+ * not settled by then settles first: it may be half a file.
+ */
 export function retry(file: FileRecord, now: number): FileRecord | null {
   if (file.status === 'notified' && file.afterUpload?.status === 'failed') {
     return enter(file, { status: 'notified', afterUpload: makeDue(file.afterUpload, now) }, now, 'retried')
   }
   const open = file.status === 'failed' || file.status === 'vanished' || file.status === 'pending'
   if (!open) return null
-  const fresh = { attempts: 0, error: null, worker: null, ...again({ dueAt: now }) }
-  return enter(file, { ...fresh, status: 'pending' }, now, 'retried')
+  const fresh = { attempts: 0, error: null, worker: null }
+  // Cancelled, or gone, before it was known to be whole.
+  const hasToSettle = file.status !== 'pending' && file.settle === null
+  if (hasToSettle) return enter(file, { ...fresh, dueAt: now, status: 'settling' }, now, 'retried')
+  return enter(file, { ...fresh, ...again({ dueAt: now }), status: 'pending' }, now, 'retried')
 }
 
 /** An operator stops it; null where nothing is under way. What the worker still reports is refused by the epoch. */
@@ -465,8 +471,9 @@ export function cancel(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending' && file.status !== 'downloading') return null
   const error = { type: 'CANCELLED', message: 'cancelled by an operator', at: now }
   if (isRefetching(file)) return backToStored({ ...file, epoch: file.epoch + 1 }, error, now)
-  const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, progress: null, settle: null, reason: null }
-  return enter(file, { ...fenced, upload: strayOf(file), status: 'failed', error }, now, error.message)
+  const fenced = { epoch: file.epoch + 1, leaseUntil: 0, worker: null, progress: null, reason: null }
+  const settle = file.status === 'settling' ? null : file.settle
+  return enter(file, { ...fenced, settle, upload: strayOf(file), status: 'failed', error }, now, error.message)
 }
 
 /**

@@ -59,7 +59,7 @@ const clockTools = [{ program: 'faketime', package: 'faketime' }]
 
 const isCi = process.env.CI === 'true'
 const patterns = process.argv.slice(2)
-const needsServers = !(patterns.length === 1 && patterns[0] === 'unit')
+const needsServers = patterns.length === 0 || !patterns.every((pattern) => /^(test\/)?unit(\/|$)/.test(pattern))
 const problems: string[] = []
 
 if (needsServers) await prepare()

@@ -1,5 +1,6 @@
 /** From a server's record, with its sealed secrets, to a connection. Plaintext secrets exist only in here and below. */
 import { IngestError } from '../domain/errors.ts'
+import { isPassing } from '../domain/patience.ts'
 import type { SealedSecret } from '../domain/sealed.ts'
 import type { SecretField, ServerAddress } from '../domain/server.ts'
 import { unseal } from '../drivers/secrets.ts'
@@ -32,12 +33,22 @@ export async function connectToServer(
   for (const [field, sealed] of Object.entries(server.secrets)) {
     if (sealed) target[field as SecretField] = unseal(connector.encryptionKey, sealed, `${server.id}:${field}`)
   }
+  /** Where our own services are away that is told as it is: it is no fault of the server that is connected to. */
+  async function pin(fingerprint: string): Promise<string> {
+    try {
+      return await connector.pinHostKey(server.id, fingerprint)
+    } catch (error) {
+      if (!isPassing(error)) throw error
+      const message = `the host key of ${host}:${port} could not be pinned: ${(error as Error).message}`
+      throw new IngestError('DATABASE_UNAVAILABLE', message, { cause: error })
+    }
+  }
   return connector.open(target, {
     signal,
     ...(pace ? { pace } : {}),
     resolveAddress: connector.resolveAddress,
     async verifyHostKey(fingerprint) {
-      const pinned = server.hostKey ?? (await connector.pinHostKey(server.id, fingerprint))
+      const pinned = server.hostKey ?? (await pin(fingerprint))
       if (pinned === fingerprint) return
       const message = `the host key of ${server.host}:${server.port} is ${fingerprint}, not the pinned ${pinned}; if the partner changed it, approve the new one`
       throw new IngestError('SFTP_HOST_KEY_MISMATCH', message, { data: { seen: fingerprint, pinned } })

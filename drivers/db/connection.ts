@@ -6,7 +6,7 @@
  * NeDB: one folder, held by a lock, since two processes would overwrite each other's files. The lock is a folder
  * whose time is renewed every 2 s; one that is 8 s old belongs to nobody, so a killed process blocks nobody for long.
  */
-import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, readFile, rm, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -14,6 +14,7 @@ import DbService, { type DbAdapter } from 'moleculer-db'
 import type mongoose from 'mongoose'
 import lockfile from 'proper-lockfile'
 import { IngestError } from '../../domain/errors.ts'
+import { makeFolders } from '../folder.ts'
 import type { Collection, Document, Index } from './collection.ts'
 import { cutTornLine, moveDamagedLines } from './damage.ts'
 import { nedbCollection } from './nedb.ts'
@@ -193,7 +194,7 @@ async function lockFolder(folder: string, onCompromised: (error: Error) => void)
   const ownerPath = join(folder, 'longshore.owner')
   const giveUp = performance.now() + lockStaleMs + 2000
   try {
-    await mkdir(folder, { recursive: true, mode: 0o700 })
+    makeFolders(resolve(folder), 0o700)
     for (;;) {
       try {
         const release = await lockfile.lock(folder, {

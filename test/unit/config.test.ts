@@ -223,6 +223,8 @@ describe('loadConfig', () => {
     const file = join(folder, 'file')
     writeFileSync(file, '')
     expect(refusal({ DATA_DIR: join(file, 'data') })).toMatch(/^DATA_DIR should be a folder/)
+    // Where a file system says of what it lets nobody make that it is not there.
+    expect(refusal({ DATA_DIR: '/proc/none/data' })).toMatch(/^DATA_DIR should be a folder/)
   })
 })
 

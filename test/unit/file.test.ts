@@ -668,6 +668,16 @@ describe('cancel', () => {
     expect(machine.retry(cancelled, start)).toMatchObject({ status: 'pending', attempts: 0, error: null })
   })
 
+  test('a file that had not settled settles when it is retried: it may be half of one', () => {
+    const settling = observed(null, seen, { settle: { checks: 2, seconds: 5 } })
+    const cancelled = done(machine.cancel(settling, start))
+    expect(cancelled).toMatchObject({ status: 'failed', settle: null })
+    const retried = done(machine.retry(cancelled, start + 1))
+    expect(retried).toMatchObject({ status: 'settling', attempts: 0, error: null, dueAt: start + 1 })
+    expect(done(machine.vanish(settling, start))).toMatchObject({ status: 'vanished' })
+    expect(machine.retry(done(machine.vanish(settling, start)), start)).toMatchObject({ status: 'settling' })
+  })
+
   test('the upload is dropped, and a retry begins anew but knows that something may be left of it', () => {
     const begun = { partBytes: 16, size: 10, mtime: 1000, uploadId: 'u', parts: [] }
     const parts = [{ number: 1, sizeBytes: 10, etag: 'e', crc32: '00000000' }]
