@@ -84,6 +84,7 @@ answer({
   /** Calls to the database since the last reset, by what they were. */
   databaseCalls: () => Object.fromEntries(calls),
   punctuality: () => punctuality.report(),
+  claimBy: (scanner: string) => punctuality.claimBy(scanner),
   usage,
   async stop() {
     await broker.stop()

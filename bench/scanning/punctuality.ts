@@ -18,6 +18,7 @@ export class Punctuality {
   #takenOver: number[] = []
   readonly #servers = new Set<string>()
   readonly #scanners = new Map<string, number>()
+  #watched: { scanner: string; seen(): void } | null = null
 
   reset(): void {
     this.#lateness = []
@@ -26,12 +27,20 @@ export class Punctuality {
     this.#scanners.clear()
   }
 
+  /** Resolves when this scanner has claimed a scan. */
+  claimBy(scanner: string): Promise<void> {
+    return new Promise((seen) => {
+      this.#watched = { scanner, seen }
+    })
+  }
+
   see(pairs: { from: ServerRecord; to: ServerRecord }[], written: boolean[], now: number): void {
     for (const [index, { from, to }] of pairs.entries()) {
       if (!written[index] || to.scanEpoch === from.scanEpoch) continue
       this.#servers.add(from._id)
       const scanner = to.lastScanner ?? ''
       this.#scanners.set(scanner, (this.#scanners.get(scanner) ?? 0) + 1)
+      if (scanner === this.#watched?.scanner) this.#watched.seen()
       if (from.scanLeaseUntil > 0) this.#takenOver.push(now - (from.scanLeaseUntil - SCAN_LEASE_MS))
       else this.#lateness.push(now - from.nextScanAt)
     }
