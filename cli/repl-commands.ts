@@ -1,5 +1,5 @@
 /** Commands of the Moleculer REPL: the same actions as REST, shown as tables. */
-import type { FileRecord } from '../domain/file.ts'
+import type { FileRecord } from '../domain/file-record.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
 import { bytes, nextScan, since, visible } from './format.ts'
 import { inspectionCommands, showDryRun } from './inspection-commands.ts'

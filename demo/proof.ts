@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { join, relative } from 'node:path'
-import type { FileRecord } from '../domain/file.ts'
+import type { FileRecord } from '../domain/file-record.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 
 export interface Proof {

@@ -1,6 +1,6 @@
 /** The message that consumers receive: a CloudEvents 1.0 JSON document (github.com/cloudevents/spec, v1.0.2). */
 import { createHash } from 'node:crypto'
-import type { FileRecord } from './file.ts'
+import type { FileRecord } from './file-record.ts'
 
 /** The same on every resend of the same file version: a UUID made of the record's identity (RFC 9562, version 8). */
 export function messageIdOf(fileId: string): string {

@@ -3,8 +3,9 @@
  * decides: `machine.observe` says what would happen, nothing here decides anything.
  */
 import { FILE_BACKOFF } from './backoff.ts'
-import type { FileRecord, FileStatus, Observation } from './file.ts'
+import type { FileRecord, FileStatus } from './file-record.ts'
 import { isRefetching } from './refetch.ts'
+import type { Observation } from './sighting.ts'
 
 export const VERDICTS = [
   /** A scan hands it on to be copied. */

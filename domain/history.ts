@@ -1,5 +1,5 @@
 /** Every change of a file's state leaves an entry in its record. */
-import type { FileRecord, FileStatus } from './file.ts'
+import type { FileRecord, FileStatus } from './file-record.ts'
 
 export interface HistoryEntry {
   at: number

@@ -13,11 +13,11 @@
  * against what the record knows from earlier looks; it is what `files` asks. `judge` is both in a row.
  */
 
-import type { Sighting } from './file.ts'
 import { createFilter, OWN_PREFIX } from './filter.ts'
 import { markerName, missingMarker } from './marker.ts'
 import type { ServerPolicy, SettlePolicy } from './server.ts'
 import { isSettled, look, nextLookAt, type SettleState } from './settle.ts'
+import type { Sighting } from './sighting.ts'
 
 /** A file as a listing or an lstat shows it; times are ms since the epoch. */
 export interface Seen {

@@ -9,7 +9,7 @@
  * `onChange` says. The stored object and what was said of it stay until the new one is complete.
  */
 import type { RecordedError } from './errors.ts'
-import type { AnnouncementState, FileRecord } from './file.ts'
+import type { AnnouncementState, FileRecord } from './file-record.ts'
 import { enter } from './history.ts'
 import { laterTurn } from './order.ts'
 

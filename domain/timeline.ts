@@ -2,7 +2,7 @@
  * What was done when: counts of files and bytes a minute, an hour and a day, by server and for all of them. Filled by
  * each change of state that was written; a bucket begins at a whole minute, hour or day of UTC.
  */
-import type { FileRecord } from './file.ts'
+import type { FileRecord } from './file-record.ts'
 
 export const RESOLUTIONS = ['minute', 'hour', 'day'] as const
 export type Resolution = (typeof RESOLUTIONS)[number]

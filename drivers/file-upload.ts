@@ -7,7 +7,7 @@
  * begins one and when it is done.
  */
 import { errorType } from '../domain/errors.ts'
-import type { FileRecord, UploadState } from '../domain/file.ts'
+import type { FileRecord, UploadState } from '../domain/file-record.ts'
 import { type PartPlan, partRange, SMALL_FILE_BYTES } from '../domain/ranges.ts'
 import type { ObjectStore } from './store/store.ts'
 

@@ -1,7 +1,7 @@
 /** The missing parts of one file, each read over a lane of the connection and streamed straight into one part PUT. */
 
 import { IngestError } from '../domain/errors.ts'
-import type { FileRecord, UploadState } from '../domain/file.ts'
+import type { FileRecord, UploadState } from '../domain/file-record.ts'
 import { type PartPlan, partRange } from '../domain/ranges.ts'
 import { failpoint } from './failpoint.ts'
 import { type Lane, lanesOf } from './lanes.ts'

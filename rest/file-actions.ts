@@ -1,6 +1,6 @@
 /** REST actions of files. */
 import type { ServiceSchema } from 'moleculer'
-import { FILE_STATUSES, type FileRecord } from '../domain/file.ts'
+import { FILE_STATUSES, type FileRecord } from '../domain/file-record.ts'
 import { noBody } from './body.ts'
 import { integer, listOf, onlyQuery, type RestContext, refuse, serverIdOf, text, time } from './request.ts'
 import { fileView } from './views.ts'

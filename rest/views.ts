@@ -2,7 +2,7 @@
 import type { AfterUploadState } from '../domain/after-upload.ts'
 import type { RecordedError } from '../domain/errors.ts'
 import type { Explained } from '../domain/explain.ts'
-import type { FileRecord } from '../domain/file.ts'
+import type { FileRecord } from '../domain/file-record.ts'
 import type { ScanSummary, ServerRecord } from '../domain/server.ts'
 import type { Tallies, Window } from '../domain/timeline.ts'
 

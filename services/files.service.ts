@@ -8,10 +8,12 @@ import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload
 import { ANNOUNCEMENT_BACKOFF, backoffMs } from '../domain/backoff.ts'
 import { IngestError, type RecordedError } from '../domain/errors.ts'
 import { recordedWhy } from '../domain/explain.ts'
-import type { DroppedUpload, FileRecord, Outcome, Sighting, SightingRules, UploadState } from '../domain/file.ts'
+import type { DroppedUpload, Outcome } from '../domain/file.ts'
 import * as machine from '../domain/file.ts'
+import { FILE_STATUSES, type FileRecord, type UploadState } from '../domain/file-record.ts'
 import { alternativeKey, objectKey } from '../domain/object-key.ts'
 import { refetch } from '../domain/refetch.ts'
+import { isAtRest, type Sighting, type SightingRules } from '../domain/sighting.ts'
 import type { Collection, Query } from '../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../drivers/db/connection.ts'
 import { FileRecords, fileIndexes } from '../drivers/db/file-records.ts'
@@ -280,7 +282,7 @@ export function filesService(config: Config): ServiceSchema {
       list: {
         params: {
           serverId: 'string|optional',
-          statuses: { type: 'array', items: { type: 'enum', values: [...machine.FILE_STATUSES] }, optional: true },
+          statuses: { type: 'array', items: { type: 'enum', values: [...FILE_STATUSES] }, optional: true },
           path: 'string|optional',
           since: 'number|optional',
           until: 'number|optional',
@@ -464,11 +466,11 @@ export function filesService(config: Config): ServiceSchema {
       async changeByHand(ctx: Context, id: string, change: (file: FileRecord, now: number) => FileRecord | null, what) {
         let wasAtRest = false
         const file = await mutate<FileRecord>(this.collection, id, (current) => {
-          wasAtRest = machine.isAtRest(current)
+          wasAtRest = isAtRest(current)
           return change(current, Date.now())
         })
         if (file) {
-          if (wasAtRest && !machine.isAtRest(file)) await this.moveGeneration(ctx, file.serverId)
+          if (wasAtRest && !isAtRest(file)) await this.moveGeneration(ctx, file.serverId)
           ctx.emit('file.pending', { serverId: file.serverId })
           return withoutHistory(file)
         }

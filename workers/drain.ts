@@ -17,7 +17,8 @@
  * more is written for it.
  */
 import { IngestError } from '../domain/errors.ts'
-import type { FileRecord, Outcome, UploadState } from '../domain/file.ts'
+import type { Outcome } from '../domain/file.ts'
+import type { FileRecord, UploadState } from '../domain/file-record.ts'
 import { outcomeOf } from '../domain/outcome.ts'
 import { SMALL_FILE_BYTES } from '../domain/ranges.ts'
 import { copyFile, heldBytesOf } from '../drivers/copy.ts'

@@ -4,7 +4,9 @@
  *
  *   idle --first--> gathering --> reporting --> idle, or gathering for longer when more has come meanwhile
  */
-import type { FileRecord, Outcome } from '../domain/file.ts'
+
+import type { Outcome } from '../domain/file.ts'
+import type { FileRecord } from '../domain/file-record.ts'
 
 export interface Finished {
   file: FileRecord

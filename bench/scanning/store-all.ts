@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises'
-import type { FileRecord } from '../../domain/file.ts'
 import { announced, claim, claimAnnouncement, finish } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 
 /**
  * Takes every pending record of a closed embedded database to `notified`, by the state machine: copying 100,000 files is

@@ -1,6 +1,6 @@
 /** The list of file records, in pages, as the gateway and the console show it. */
 import { IngestError } from '../../domain/errors.ts'
-import type { FileRecord, FileStatus } from '../../domain/file.ts'
+import type { FileRecord, FileStatus } from '../../domain/file-record.ts'
 import type { Collection, Query } from './collection.ts'
 
 export interface ListFilter {

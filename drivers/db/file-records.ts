@@ -1,9 +1,10 @@
 /** The few set operations on file records: queue look-ups by index, then a compare-and-set for each record. */
 import type { IngestError } from '../../domain/errors.ts'
 import { whyOf } from '../../domain/explain.ts'
-import type { FileRecord, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
+import { FILE_STATUSES, type FileRecord, fileId, LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
 import { laterTurn, turnsAt } from '../../domain/order.ts'
+import { isAtRest, observe, type Sighting, type SightingRules } from '../../domain/sighting.ts'
 import type { Collection, Index, Query } from './collection.ts'
 import { type ListFilter, pageOf } from './file-pages.ts'
 
@@ -65,18 +66,16 @@ export class FileRecords {
 
   /** The latest record of each path. Version 1 points to the latest; a pointer that lags is mended by the next insert. */
   async latest(serverId: string, paths: string[]): Promise<Map<string, FileRecord>> {
-    const first = await this.#files.findByIds(paths.map((path) => machine.fileId(serverId, path, 1)))
+    const first = await this.#files.findByIds(paths.map((path) => fileId(serverId, path, 1)))
     const latest = new Map(first.map((file) => [file.path, file]))
-    const later = first
-      .filter((file) => file.latest > 1)
-      .map((file) => machine.fileId(serverId, file.path, file.latest))
+    const later = first.filter((file) => file.latest > 1).map((file) => fileId(serverId, file.path, file.latest))
     if (later.length > 0) for (const file of await this.#files.findByIds(later)) latest.set(file.path, file)
     return latest
   }
 
   /** The highest version of the file's path. */
   async latestVersion(file: FileRecord): Promise<number> {
-    const [first] = await this.#files.findByIds([machine.fileId(file.serverId, file.path, 1)])
+    const [first] = await this.#files.findByIds([fileId(file.serverId, file.path, 1)])
     return Math.max(file.version, first?.latest ?? 0)
   }
 
@@ -100,7 +99,7 @@ export class FileRecords {
     )
     const whys = sightings.map((sighting) => {
       const file = latest.get(sighting.path) ?? null
-      const seen = machine.observe(file, sighting, rules, now)
+      const seen = observe(file, sighting, rules, now)
       if (seen.kind === 'insert') counts.new++
       if (seen.kind !== 'nothing' && seen.record.status in counts) counts[seen.record.status as keyof typeof counts]++
       const changed = file !== null && (file.size !== sighting.size || file.mtime !== sighting.mtime)
@@ -118,17 +117,17 @@ export class FileRecords {
     const replaces: { from: FileRecord; to: FileRecord; sighting: Placed }[] = []
     for (const sighting of sightings) {
       const before = latest.get(sighting.path) ?? null
-      const seen = machine.observe(before, sighting, rules, now)
+      const seen = observe(before, sighting, rules, now)
       if (seen.kind === 'insert') inserts.push({ record: seen.record, sighting, before })
       if (seen.kind === 'replace') replaces.push({ from: before!, to: seen.record, sighting })
-      if (seen.kind === 'nothing' && machine.isAtRest(before!) && rules.scanEpoch >= before!.seenEpoch) {
+      if (seen.kind === 'nothing' && isAtRest(before!) && rules.scanEpoch >= before!.seenEpoch) {
         answer.atRest.push(sighting.index)
       }
     }
     const again: Placed[] = []
     const count = (record: FileRecord, before: FileRecord | null) => {
       if (record.status in answer) answer[record.status as 'settling' | 'pending' | 'skipped']++
-      if (before && machine.isAtRest(before)) answer.disturbed.push(lastSighting(before))
+      if (before && isAtRest(before)) answer.disturbed.push(lastSighting(before))
     }
     const inserted = inserts.length > 0 ? await this.#files.insertNew(inserts.map(({ record }) => record)) : new Set()
     for (const { record, sighting, before } of inserts) {
@@ -149,7 +148,7 @@ export class FileRecords {
 
   /** Points version 1 of each path to a later version, also after a crash between the insert and this. */
   async #point(records: FileRecord[]): Promise<void> {
-    const ids = new Map(records.map((file) => [machine.fileId(file.serverId, file.path, 1), file.version]))
+    const ids = new Map(records.map((file) => [fileId(file.serverId, file.path, 1), file.version]))
     await this.changeEach(
       [...ids].map(([id, version]) => ({ id, version })),
       (first, { version }) => (first.latest < version ? { ...first, latest: version } : null)
@@ -269,7 +268,7 @@ export class FileRecords {
 
   /** Leases that ran out; answers the servers whose files are free again. */
   async rescue(now: number): Promise<string[]> {
-    const query: Query = { status: 'downloading', leaseUntil: { $lte: now - machine.SKEW_MS } }
+    const query: Query = { status: 'downloading', leaseUntil: { $lte: now - SKEW_MS } }
     const expired = await this.#files.find(query, { limit: 200 })
     const pairs = expired.flatMap((from) => {
       const to = machine.rescue(from, now, Math.random())
@@ -282,7 +281,7 @@ export class FileRecords {
   /** Settling files whose next look is due; taking them moves the look on, so that each goes to one caller. */
   async claimLooks(limit: number, now: number): Promise<{ serverId: string; paths: string[] }[]> {
     const due = await this.#files.find({ status: 'settling', dueAt: { $lte: now } }, { sort: { dueAt: 1 }, limit })
-    const pairs = due.map((from) => ({ from, to: { ...from, dueAt: now + machine.LEASE_MS } }))
+    const pairs = due.map((from) => ({ from, to: { ...from, dueAt: now + LEASE_MS } }))
     const written = await this.#files.replaceEach(pairs)
     const byServer = new Map<string, string[]>()
     pairs.forEach(({ from }, index) => {
@@ -380,7 +379,7 @@ export class FileRecords {
     const [oldest] = await this.#files.find(waiting, { sort: { createdAt: 1 }, limit: 1, omit: ['history'] })
     const due = await this.#files.count({ ...scope, 'announcement.status': 'due' })
     const pick = (status: string) => files[status] ?? { count: 0, bytes: 0 }
-    const all = Object.fromEntries(machine.FILE_STATUSES.map((status) => [status, pick(status)]))
+    const all = Object.fromEntries(FILE_STATUSES.map((status) => [status, pick(status)]))
     return {
       files: all,
       backlog: {

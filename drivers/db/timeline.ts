@@ -6,7 +6,7 @@
  * that one whose answer was lost is not added twice. Only a killed process forgets what it had not written yet.
  */
 import { IngestError } from '../../domain/errors.ts'
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import {
   addTallies,
   bucketStart,

@@ -1,7 +1,7 @@
 import { access } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
-import { LEASE_MS, SKEW_MS } from '../../domain/file.ts'
+import { LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'

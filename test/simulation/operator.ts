@@ -1,6 +1,6 @@
 /** What operators do by the API, from a process of their own. */
 import type { ServiceBroker } from 'moleculer'
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import type { ServerRecord } from '../../domain/server.ts'
 import { type Backends, createProcess } from './node.ts'
 import type { Partner } from './snapshot.ts'

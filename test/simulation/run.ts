@@ -1,7 +1,7 @@
 /** One run of a seed: a world, its trouble, the end of the trouble, and the verdict. */
 import type { ServiceBroker } from 'moleculer'
 import type { ServiceName } from '../../config.ts'
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import type { ServerRecord } from '../../domain/server.ts'
 import { parseNewServer } from '../../domain/server-input.ts'
 import { seal } from '../../drivers/secrets.ts'

@@ -1,5 +1,5 @@
 /** What the checker judges, of a simulated world. */
-import type { FileRecord, ObjectInfo } from '../../domain/file.ts'
+import type { FileRecord, ObjectInfo } from '../../domain/file-record.ts'
 import type { CheckedMessage, CheckedRecord, Snapshot, Source } from '../support/invariants.ts'
 import type { Backends } from './node.ts'
 import type { SourceServer } from './sources.ts'

@@ -1,5 +1,5 @@
 /** What must hold at every moment, looked at when something happens: the checker looks at the end only. */
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import { follows } from '../support/transitions.ts'
 import type { Backends } from './node.ts'
 import type { Scenario } from './scenario.ts'

@@ -3,7 +3,7 @@
  * that a consumer received are held against each other. Pure: from a snapshot to sentences. `checker.ts` collects the
  * snapshot of real backends, the simulation that of its own.
  */
-import type { FileStatus } from '../../domain/file.ts'
+import type { FileStatus } from '../../domain/file-record.ts'
 import { alternativeKey, objectKey } from '../../domain/object-key.ts'
 import { follows } from './transitions.ts'
 

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { ServiceBroker } from 'moleculer'
 import { loadConfig } from '../../config.ts'
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import type { Attributes, Sftp } from '../../drivers/sftp/sftp.ts'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
 import { transferService } from '../../services/transfer.service.ts'

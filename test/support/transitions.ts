@@ -1,4 +1,4 @@
-import type { FileStatus } from '../../domain/file.ts'
+import type { FileStatus } from '../../domain/file-record.ts'
 
 /** Which state may follow which; `null` is a record's beginning. */
 export const follows: Record<FileStatus | 'null', FileStatus[]> = {

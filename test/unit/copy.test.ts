@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals'
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import { outcomeOf } from '../../domain/outcome.ts'
 import { copyFile } from '../../drivers/copy.ts'
 import type { Sftp } from '../../drivers/sftp/sftp.ts'

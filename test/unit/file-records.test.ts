@@ -1,9 +1,10 @@
 import { setImmediate as yielded } from 'node:timers/promises'
 import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
-import type { FileRecord, Sighting, SightingRules } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
+import { type FileRecord, fileId, LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
 import { alternativeKey, objectKey } from '../../domain/object-key.ts'
+import type { Sighting, SightingRules } from '../../domain/sighting.ts'
 import { FileRecords, fileIndexes } from '../../drivers/db/file-records.ts'
 import { memoryCollection } from '../support/memory-collection.ts'
 
@@ -87,7 +88,7 @@ describe('register', () => {
       )
       const versions = (await world.files.find({ path: '/a' }, { sort: { version: 1 } })).map((file) => file.version)
       expect(versions).toEqual(Array.from({ length: version }, (_, i) => i + 1))
-      const [first] = await world.files.findByIds([machine.fileId('s1', '/a', 1)])
+      const [first] = await world.files.findByIds([fileId('s1', '/a', 1)])
       expect(first!.latest).toBe(version)
     }
   })
@@ -98,7 +99,7 @@ describe('register', () => {
     await storeAll(world)
     await world.records.register(rules, [sighting('/a', { size: 2 })], start)
     await storeAll(world)
-    const [first] = await world.files.findByIds([machine.fileId('s1', '/a', 1)])
+    const [first] = await world.files.findByIds([fileId('s1', '/a', 1)])
     await world.files.replaceEach([{ from: first!, to: { ...first!, latest: 1 } }])
 
     await world.records.register(rules, [sighting('/a', { size: 3 })], start)
@@ -292,8 +293,8 @@ describe('claim', () => {
     const { files, records } = open()
     await records.register(rules, many(5), start)
     const held = await records.claim('s1', 'w', 10, start)
-    expect(await records.rescue(start + machine.LEASE_MS)).toEqual([])
-    const late = start + machine.LEASE_MS + machine.SKEW_MS
+    expect(await records.rescue(start + LEASE_MS)).toEqual([])
+    const late = start + LEASE_MS + SKEW_MS
     const rescued = await Promise.all([records.rescue(late), records.rescue(late)])
     expect(rescued.flat()).toEqual(Array.from({ length: 5 }, () => 's1'))
     const changed = await records.changeEach(

@@ -2,9 +2,19 @@ import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import type { AfterUploadOutcome } from '../../domain/after-upload.ts'
 import { FILE_BACKOFF } from '../../domain/backoff.ts'
-import type { FileRecord, FileStatus, Outcome, Sighting, SightingRules } from '../../domain/file.ts'
+import type { Outcome } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
+import {
+  FILE_STATUSES,
+  type FileRecord,
+  type FileStatus,
+  fileId,
+  isStored,
+  LEASE_MS,
+  SKEW_MS
+} from '../../domain/file-record.ts'
 import { isRefetching, refetch } from '../../domain/refetch.ts'
+import { isAtRest, observe, type Sighting, type SightingRules } from '../../domain/sighting.ts'
 import { follows } from '../support/transitions.ts'
 
 const start = 1_700_000_000_000
@@ -49,7 +59,7 @@ function frozen<T>(value: T): T {
 }
 
 function observed(file: FileRecord | null, sighting = seen, more: Partial<SightingRules> = {}, now = start) {
-  const result = machine.observe(file, sighting, { ...rules, ...more }, now)
+  const result = observe(file, sighting, { ...rules, ...more }, now)
   if (result.kind === 'nothing') throw new Error('the sighting made nothing')
   return frozen(result.record)
 }
@@ -121,7 +131,7 @@ describe('random lives of a file', () => {
   }
 
   /** It has its object: for good, or while it is copied again. */
-  const isKept = (file: FileRecord) => machine.isStored(file) || isRefetching(file)
+  const isKept = (file: FileRecord) => isStored(file) || isRefetching(file)
 
   function change(world: World, next: FileRecord | null): void {
     if (!next) return
@@ -158,7 +168,7 @@ describe('random lives of a file', () => {
     const { size, mtime, skip, settle, onChange } = event
     const sighting = { ...seen, size, mtime, skip }
     const at = { ...rules, settle, onChange, scanEpoch: Math.max(1, world.scanEpoch - 3 * event.behind) }
-    const result = machine.observe(before, sighting, at, world.now)
+    const result = observe(before, sighting, at, world.now)
     const changed = before !== null && (before.size !== size || before.mtime !== mtime)
     if (before && at.scanEpoch < before.seenEpoch) expect(result.kind).toBe('nothing')
     if (result.kind === 'replace') {
@@ -168,11 +178,11 @@ describe('random lives of a file', () => {
     }
     if (result.kind === 'insert') {
       if (before) {
-        expect(machine.isStored(before)).toBe(true)
+        expect(isStored(before)).toBe(true)
         expect(before.released || (changed && onChange === 'version')).toBe(true)
       }
       expect(result.record.version).toBe(world.versions.length + 1)
-      expect(result.record._id).toBe(machine.fileId('s1', seen.path, result.record.version))
+      expect(result.record._id).toBe(fileId('s1', seen.path, result.record.version))
       expect(['settling', 'pending', 'skipped']).toContain(result.record.status)
       world.versions.push(frozen(result.record))
     }
@@ -278,7 +288,7 @@ describe('random lives of a file', () => {
         change(world, machine.cancel(file, now))
         break
       case 'refetch':
-        expect(refetch(file, now) !== null).toBe(machine.isStored(file) && !file.released)
+        expect(refetch(file, now) !== null).toBe(isStored(file) && !file.released)
         change(world, refetch(file, now))
         break
       case 'release':
@@ -300,7 +310,7 @@ describe('random lives of a file', () => {
     }
     expect(file.object !== null).toBe(isKept(file))
     if (isRefetching(file)) expect(['pending', 'downloading']).toContain(file.status)
-    expect(file.announcement !== null).toBe(machine.isStored(file))
+    expect(file.announcement !== null).toBe(isStored(file))
     if (file.status === 'notified') expect(file.history.some(({ status }) => status === 'uploaded')).toBe(true)
     if (file.status === 'downloading') {
       expect(file.worker).toBe('w1')
@@ -322,7 +332,7 @@ describe('random lives of a file', () => {
           const stored = world.versions.filter(isKept).length
           step(world, one)
           expect(world.versions.filter(isKept).length).toBeGreaterThanOrEqual(stored)
-          for (const file of world.versions.slice(0, -1)) expect(machine.isStored(file)).toBe(true)
+          for (const file of world.versions.slice(0, -1)) expect(isStored(file)).toBe(true)
           const file = world.versions.at(-1)
           if (!file) continue
           expectSound(file)
@@ -333,7 +343,7 @@ describe('random lives of a file', () => {
       { numRuns: 200 }
     )
     // The lives led everywhere, and often.
-    for (const status of machine.FILE_STATUSES) expect([status, (reached.get(status) ?? 0) > 5]).toEqual([status, true])
+    for (const status of FILE_STATUSES) expect([status, (reached.get(status) ?? 0) > 5]).toEqual([status, true])
     expect(versions).toBeGreaterThan(200)
   })
 
@@ -351,7 +361,7 @@ describe('random lives of a file', () => {
           world.now += 10 * 60_000
         }
         const file = world.versions.at(-1)!
-        if (!machine.isStored(file)) {
+        if (!isStored(file)) {
           const held = downloading(file, world.now)
           const due = done(machine.claimAnnouncement(finished(stored, held, world.now), world.now))
           expect(machine.announced(due, due.announcement!.epoch, world.now)).toMatchObject({ status: 'notified' })
@@ -372,7 +382,7 @@ describe('identity', () => {
     const names = fc.uniqueArray(name, { selector: (parts) => parts.join('\0'), maxLength: 50 })
     fc.assert(
       fc.property(names, (all) => {
-        const ids = all.map(([serverId, path, version]) => machine.fileId(serverId, path, version))
+        const ids = all.map(([serverId, path, version]) => fileId(serverId, path, version))
         expect(new Set(ids).size).toBe(all.length)
         for (const id of ids) expect(id).toMatch(/^[\w-]{24}$/)
       })
@@ -446,7 +456,7 @@ describe('observe', () => {
 
   test('what an older scan saw changes nothing', () => {
     const file = observed(null, seen, { scanEpoch: 7, settle: { checks: 2, seconds: 30 } })
-    const older = machine.observe(file, { ...seen, size: 1 }, { ...rules, scanEpoch: 6 }, start)
+    const older = observe(file, { ...seen, size: 1 }, { ...rules, scanEpoch: 6 }, start)
     expect(older).toEqual({ kind: 'nothing' })
   })
 
@@ -458,18 +468,18 @@ describe('observe', () => {
     const changes = [{ size: 11 }, { mtime: 2000 }, { size: 11, skip: 'too large' }]
     for (const changed of changes) {
       const sighting = { ...seen, ...changed }
-      expect(machine.observe(file, sighting, rules, start)).toEqual({ kind: 'nothing' })
-      const next = machine.observe(file, sighting, { ...rules, onChange: 'version' }, start)
+      expect(observe(file, sighting, rules, start)).toEqual({ kind: 'nothing' })
+      const next = observe(file, sighting, { ...rules, onChange: 'version' }, start)
       expect(next).toMatchObject({ kind: 'insert', record: { version: 2, size: sighting.size, object: null } })
     }
-    expect(machine.observe(file, seen, { ...rules, onChange: 'version' }, start)).toEqual({ kind: 'nothing' })
+    expect(observe(file, seen, { ...rules, onChange: 'version' }, start)).toEqual({ kind: 'nothing' })
   })
 
   test.each(['ignore', 'version'] as const)(
     'after a post action the same name is the next version under `%s`',
     (onChange) => {
       const released = { ...notified(), released: true }
-      expect(machine.observe(released, seen, { ...rules, onChange }, start)).toMatchObject({
+      expect(observe(released, seen, { ...rules, onChange }, start)).toMatchObject({
         kind: 'insert',
         record: { version: 2, status: 'pending', released: false, attempts: 0, epoch: 0 }
       })
@@ -477,19 +487,19 @@ describe('observe', () => {
   )
 
   test('a file that is being copied is left to its worker', () => {
-    expect(machine.observe(downloading(), { ...seen, size: 99 }, rules, start)).toEqual({ kind: 'nothing' })
+    expect(observe(downloading(), { ...seen, size: 99 }, rules, start)).toEqual({ kind: 'nothing' })
   })
 
   test('a failed file opens again when it changes, and only then', () => {
     const failed = finished({ kind: 'rejected', error })
-    expect(machine.observe(failed, seen, rules, start)).toEqual({ kind: 'nothing' })
+    expect(observe(failed, seen, rules, start)).toEqual({ kind: 'nothing' })
     expect(observed(failed, { ...seen, mtime: 2 })).toMatchObject({ status: 'pending', attempts: 0, error: null })
   })
 
   test('a skipped file opens again when the policy takes it, and keeps the latest reason until then', () => {
     const skipped = observed(null, { ...seen, skip: 'empty' })
     expect(skipped).toMatchObject({ status: 'skipped', reason: 'empty' })
-    expect(machine.observe(skipped, { ...seen, skip: 'empty' }, rules, start)).toEqual({ kind: 'nothing' })
+    expect(observe(skipped, { ...seen, skip: 'empty' }, rules, start)).toEqual({ kind: 'nothing' })
     expect(observed(skipped, { ...seen, skip: 'too large' })).toMatchObject({ status: 'skipped', reason: 'too large' })
     expect(observed(skipped)).toMatchObject({ status: 'pending', reason: null })
   })
@@ -505,13 +515,13 @@ describe('observe', () => {
     const settle = { checks: 2, seconds: 30 }
     expect(observed(pending(), { ...seen, size: 11 }, { settle })).toMatchObject({ status: 'settling', size: 11 })
     expect(observed(pending(), { ...seen, skip: 'empty' })).toMatchObject({ status: 'skipped' })
-    expect(machine.observe(pending(), seen, rules, start)).toEqual({ kind: 'nothing' })
+    expect(observe(pending(), seen, rules, start)).toEqual({ kind: 'nothing' })
   })
 
   test('a late sighting does not open the file of a removed server', () => {
     for (const file of [pending(), downloading(), finished({ kind: 'rejected', error })]) {
       const abandoned = done(machine.abandon(file, start))
-      expect(machine.observe(abandoned, seen, { ...rules, scanEpoch: 1e9 }, start)).toEqual({ kind: 'nothing' })
+      expect(observe(abandoned, seen, { ...rules, scanEpoch: 1e9 }, start)).toEqual({ kind: 'nothing' })
     }
   })
 })
@@ -519,7 +529,7 @@ describe('observe', () => {
 describe('the fence', () => {
   test('a worker that lost the file changes nothing, whatever it reports', () => {
     const late = downloading()
-    const free = done(machine.rescue(late, late.leaseUntil + machine.SKEW_MS, 0))
+    const free = done(machine.rescue(late, late.leaseUntil + SKEW_MS, 0))
     const again = downloading(free, free.dueAt)
     for (const file of [free, again, finished(stored, again), done(machine.abandon(late, start))]) {
       const { epoch } = late
@@ -539,10 +549,10 @@ describe('the fence', () => {
 
   test('a lease is not ended before its time and the skew of clocks', () => {
     const file = downloading()
-    expect(machine.rescue(file, start + machine.LEASE_MS + machine.SKEW_MS - 1, 0)).toBeNull()
-    expect(machine.rescue(file, start + machine.LEASE_MS + machine.SKEW_MS, 0)).toMatchObject({ status: 'pending' })
+    expect(machine.rescue(file, start + LEASE_MS + SKEW_MS - 1, 0)).toBeNull()
+    expect(machine.rescue(file, start + LEASE_MS + SKEW_MS, 0)).toMatchObject({ status: 'pending' })
     const renewed = done(machine.renew(file, file.epoch, null, start + 20_000))
-    expect(machine.rescue(renewed, start + machine.LEASE_MS + machine.SKEW_MS, 0)).toBeNull()
+    expect(machine.rescue(renewed, start + LEASE_MS + SKEW_MS, 0)).toBeNull()
   })
 
   test('parts that were finished since the last call join those that are kept, unless the upload is another one', () => {
@@ -582,14 +592,14 @@ describe('attempts', () => {
   })
 
   test('a file that kills its worker ends in failed', () => {
-    const file = untilEnd((held) => done(machine.rescue(held, held.leaseUntil + machine.SKEW_MS, 0)))
+    const file = untilEnd((held) => done(machine.rescue(held, held.leaseUntil + SKEW_MS, 0)))
     expect(file).toMatchObject({ status: 'failed', error: { type: 'WORKER_LOST' } })
   })
 
   test('a file that kills its worker after one part, and on every attempt after that, ends in failed', () => {
     const file = untilEnd((held) => {
       const kept = held.upload ? held : done(machine.keepUpload(held, held.epoch, upload(1), held.updatedAt))
-      return done(machine.rescue(kept, kept.leaseUntil + machine.SKEW_MS, 0))
+      return done(machine.rescue(kept, kept.leaseUntil + SKEW_MS, 0))
     })
     expect(file).toMatchObject({ status: 'failed', error: { type: 'WORKER_LOST' } })
   })
@@ -598,7 +608,7 @@ describe('attempts', () => {
     let parts = 0
     const file = untilEnd((held) => {
       const kept = done(machine.keepUpload(held, held.epoch, upload(++parts), held.updatedAt))
-      return done(machine.rescue(kept, kept.leaseUntil + machine.SKEW_MS, 0))
+      return done(machine.rescue(kept, kept.leaseUntil + SKEW_MS, 0))
     }, 50)
     expect(file).toMatchObject({ status: 'pending', attempts: 0, upload: { parts: { length: 50 } } })
   })
@@ -705,8 +715,8 @@ describe('announcements', () => {
 
   test('a due announcement goes to one notifier, and to the next when its lease ran out', () => {
     const held = done(machine.claimAnnouncement(uploaded(), start))
-    expect(machine.claimAnnouncement(held, start + machine.LEASE_MS)).toBeNull()
-    const next = done(machine.claimAnnouncement(held, start + machine.LEASE_MS + machine.SKEW_MS))
+    expect(machine.claimAnnouncement(held, start + LEASE_MS)).toBeNull()
+    const next = done(machine.claimAnnouncement(held, start + LEASE_MS + SKEW_MS))
     expect(machine.announced(next, held.announcement!.epoch, start)).toBeNull()
     expect(machine.announced(next, next.announcement!.epoch, start)).toMatchObject({
       status: 'notified',
@@ -778,7 +788,7 @@ describe('after the upload', () => {
       for (const onChange of ['ignore', 'version'] as const) {
         const file = ended(announcedFile(), outcome)
         expect(file.released).toBe(true)
-        const next = machine.observe(file, seen, { ...rules, onChange }, start)
+        const next = observe(file, seen, { ...rules, onChange }, start)
         expect(next).toMatchObject({ kind: 'insert', record: { version: 2, status: 'pending' } })
       }
     }
@@ -786,14 +796,14 @@ describe('after the upload', () => {
 
   test('what is tried again or has failed is not a new version, and an operator tries it again', () => {
     let file = announcedFile()
-    expect(machine.observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
+    expect(observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
     for (let now = start; file.afterUpload!.status === 'due'; now += 86_400_000) {
       const taken = done(machine.claimAfterUpload(file, now))
       file = done(machine.endAfterUpload(taken, taken.afterUpload!.epoch, { kind: 'retry', error }, now, 0))
     }
     expect(file).toMatchObject({ status: 'notified', released: false, afterUpload: { status: 'failed', error } })
-    expect(machine.observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
-    expect(machine.isAtRest(file)).toBe(false)
+    expect(observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
+    expect(isAtRest(file)).toBe(false)
     expect(machine.retry(file, start)).toMatchObject({
       status: 'notified',
       afterUpload: { status: 'due', dueAt: start }
@@ -802,12 +812,12 @@ describe('after the upload', () => {
   })
 
   test('a scanner may remember only what nothing more can become of', () => {
-    expect(machine.isAtRest(notified())).toBe(true)
-    expect(machine.isAtRest(uploaded())).toBe(true)
-    expect(machine.isAtRest(pending())).toBe(false)
-    expect(machine.isAtRest(announcedFile())).toBe(false)
-    expect(machine.isAtRest(ended(announcedFile(), { kind: 'deleted' }))).toBe(false)
-    expect(machine.isAtRest(ended(announcedFile(), { kind: 'kept' }))).toBe(true)
+    expect(isAtRest(notified())).toBe(true)
+    expect(isAtRest(uploaded())).toBe(true)
+    expect(isAtRest(pending())).toBe(false)
+    expect(isAtRest(announcedFile())).toBe(false)
+    expect(isAtRest(ended(announcedFile(), { kind: 'deleted' }))).toBe(false)
+    expect(isAtRest(ended(announcedFile(), { kind: 'kept' }))).toBe(true)
   })
 
   test('a waiting file takes up a changed policy', () => {

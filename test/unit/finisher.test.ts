@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals'
-import type { FileRecord, Outcome } from '../../domain/file.ts'
+import type { Outcome } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import { type Finished, Finisher } from '../../workers/finisher.ts'
 
 const outcome: Outcome = { kind: 'vanished' }

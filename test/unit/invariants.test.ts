@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals'
 import { messageIdOf } from '../../domain/announcement.ts'
-import { fileId } from '../../domain/file.ts'
+import { fileId } from '../../domain/file-record.ts'
 import { type CheckedRecord, type Content, judge, type Rules, type Snapshot } from '../support/invariants.ts'
 
 const T = Date.UTC(2026, 0, 1)

@@ -1,8 +1,10 @@
 import { describe, expect, test } from '@jest/globals'
 import { FILE_BACKOFF } from '../../domain/backoff.ts'
-import type { FileRecord, Outcome } from '../../domain/file.ts'
+import type { Outcome } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
+import { type FileRecord, isStored } from '../../domain/file-record.ts'
 import { refetch } from '../../domain/refetch.ts'
+import { observe } from '../../domain/sighting.ts'
 
 const now = 1_700_000_000_000
 const rules = {
@@ -25,7 +27,7 @@ function must<T>(value: T | null): T {
 const claimed = (file: FileRecord) => must(machine.claim(file, 'w1', 'acme/in/a.csv', now))
 const ended = (file: FileRecord, outcome: Outcome) => must(machine.finish(file, file.epoch, outcome, now, 0))
 function uploaded(): FileRecord {
-  const result = machine.observe(null, seen, rules, now)
+  const result = observe(null, seen, rules, now)
   if (result.kind !== 'insert') throw new Error('the first sighting inserts')
   return ended(claimed(result.record), stored())
 }
@@ -63,7 +65,7 @@ describe('a refetch', () => {
     const back = ended(asked, { kind: 'changed', size: 11, mtime: 2000 })
     expect(back).toMatchObject({ status: 'notified', size: 10, mtime: 1000, object: before.object, released: true })
     expect(back.error).toMatchObject({ type: 'SOURCE_CHANGED' })
-    const next = machine.observe(back, { ...seen, size: 11, mtime: 2000 }, rules, now)
+    const next = observe(back, { ...seen, size: 11, mtime: 2000 }, rules, now)
     expect(next).toMatchObject({ kind: 'insert', record: { version: 2, status: 'pending', size: 11 } })
   })
 
@@ -88,7 +90,7 @@ describe('a refetch', () => {
     for (const end of ends) {
       expect(end).toMatchObject({ status: 'notified', refetch: null, object: asked.object, worker: null })
       expect(end.error).not.toBeNull()
-      expect(machine.isStored(end)).toBe(true)
+      expect(isStored(end)).toBe(true)
     }
   })
 
@@ -102,7 +104,7 @@ describe('a refetch', () => {
     const asked = must(refetch(notified(), now))
     for (const onChange of ['ignore', 'version'] as const) {
       const sighting = { ...seen, size: 99 }
-      expect(machine.observe(asked, sighting, { ...rules, onChange }, now)).toEqual({ kind: 'nothing' })
+      expect(observe(asked, sighting, { ...rules, onChange }, now)).toEqual({ kind: 'nothing' })
     }
   })
 

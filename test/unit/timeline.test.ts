@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
-import type { FileRecord } from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import { bucketStart, RESOLUTIONS, SPANS, talliesOf, windowOf } from '../../domain/timeline.ts'
 
 const record = (more: object) => ({ status: 'pending', object: null, announcement: null, ...more }) as FileRecord

@@ -1,7 +1,8 @@
 import { describe, expect, test } from '@jest/globals'
-import * as machine from '../../domain/file.ts'
+import type { FileRecord } from '../../domain/file-record.ts'
 import { takeSlot } from '../../domain/server.ts'
 import { newServer, parseNewServer } from '../../domain/server-input.ts'
+import { observe } from '../../domain/sighting.ts'
 import { seal } from '../../drivers/secrets.ts'
 import { fileView, scanView, serverView } from '../../rest/views.ts'
 
@@ -73,8 +74,8 @@ describe('fileView', () => {
     onChange: 'ignore' as const,
     scanEpoch: 1
   }
-  const seen = machine.observe(null, { path: '/in/a.csv', size: 10, mtime: now, skip: null }, rules, now)
-  const file = (seen as { record: machine.FileRecord }).record
+  const seen = observe(null, { path: '/in/a.csv', size: 10, mtime: now, skip: null }, rules, now)
+  const file = (seen as { record: FileRecord }).record
 
   test('has what the contract names, and nothing of leases, epochs and uploads', () => {
     const { history: _, ...listed } = file
