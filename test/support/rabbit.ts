@@ -100,6 +100,8 @@ async function environment(dir: string, port: number, epmdPort: number): Promise
     RABBITMQ_MNESIA_BASE: join(dir, 'mnesia'),
     RABBITMQ_LOG_BASE: join(dir, 'log'),
     RABBITMQ_LOGS: '-',
+    // A broker that is killed while it starts would leave it in the folder of the tests.
+    ERL_CRASH_DUMP: join(dir, 'erl_crash.dump'),
     RABBITMQ_SCHEMA_DIR: join(dir, 'schema'),
     RABBITMQ_GENERATED_CONFIG_DIR: join(dir, 'generated'),
     RABBITMQ_CONF_ENV_FILE: await file('rabbitmq-env.conf', ''),
