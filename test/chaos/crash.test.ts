@@ -1,9 +1,15 @@
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
-import { s3Store } from '../../drivers/store/s3.ts'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import {
+  type Backends,
+  directStore,
+  type Longshore,
+  startBackends,
+  startLongshore,
+  waitFor
+} from '../support/longshore.ts'
 import { type Place, type Places, placesOf, storedPartBytes } from '../support/places.ts'
 
 jest.setTimeout(300_000)
@@ -35,8 +41,7 @@ beforeAll(async () => {
   consumer = await startConsumer(backends.queue)
   longshore = await startLongshore({ backends })
   places = placesOf(backends, longshore)
-  const { endpoint, accessKey, secretKey } = backends.minio
-  store = s3Store({ endpoint, accessKey, secretKey, bucket: backends.bucket })
+  store = directStore(backends)
 })
 afterAll(async () => {
   await store?.close()

@@ -2,12 +2,12 @@ import { access } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
 import { LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
-import { s3Store } from '../../drivers/store/s3.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import {
   type Backends,
+  directStore,
   type Longshore,
   type LongshoreProcess,
   startBackends,
@@ -45,8 +45,7 @@ beforeAll(async () => {
   consumer = await startConsumer(backends.queue)
   longshore = await startLongshore({ backends })
   places = placesOf(backends, longshore)
-  const { endpoint, accessKey, secretKey } = backends.minio
-  store = s3Store({ endpoint, accessKey, secretKey, bucket: backends.bucket })
+  store = directStore(backends)
 })
 afterAll(async () => {
   for (const { pid } of longshore?.processes ?? []) signal(pid, 'SIGCONT')

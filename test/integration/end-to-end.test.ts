@@ -1,9 +1,15 @@
 import { writeFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
-import { s3Store } from '../../drivers/store/s3.ts'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import {
+  type Backends,
+  directStore,
+  type Longshore,
+  startBackends,
+  startLongshore,
+  waitFor
+} from '../support/longshore.ts'
 import { hostileNames, writeSource } from '../support/source-files.ts'
 
 jest.setTimeout(300_000)
@@ -94,8 +100,7 @@ describe('seven processes, one of each service', () => {
     const at = (path: string) => `${backends.root}/${path}`
     const records = await longshore.api.files()
     const keyOf = (path: string) => records.find((record) => record.path === at(path)).object.key
-    const { endpoint, accessKey, secretKey } = backends.minio
-    const store = s3Store({ endpoint, accessKey, secretKey, bucket: backends.bucket })
+    const store = directStore(backends)
     await store.remove(keyOf('one-byte'))
     await store.put('stray', Buffer.alloc(0), { metadata: {}, crc32: '00000000', condition: null })
     await store.createUpload(keyOf('large'), {}, null)

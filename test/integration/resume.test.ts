@@ -1,10 +1,16 @@
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
-import { s3Store } from '../../drivers/store/s3.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import {
+  type Backends,
+  directStore,
+  type Longshore,
+  startBackends,
+  startLongshore,
+  waitFor
+} from '../support/longshore.ts'
 import { type FaultyProxy, startProxy } from '../support/proxy.ts'
 import type { Json } from '../support/rest.ts'
 import { writeSource } from '../support/source-files.ts'
@@ -39,8 +45,7 @@ beforeAll(async () => {
   backends = await startBackends()
   consumer = await startConsumer(backends.queue)
   longshore = await startLongshore({ backends, counts: { transfer: 1 } })
-  const { endpoint, accessKey, secretKey } = backends.minio
-  store = s3Store({ endpoint, accessKey, secretKey, bucket: backends.bucket })
+  store = directStore(backends)
 })
 afterAll(async () => {
   await store?.close()

@@ -3,6 +3,8 @@ import { randomBytes } from 'node:crypto'
 import { realpath } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type ServiceName, serviceNames } from '../../config.ts'
+import { s3Store } from '../../drivers/store/s3.ts'
+import type { ObjectStore } from '../../drivers/store/store.ts'
 import { type S3Server, startMinio } from './minio.ts'
 import { type RunningMongo, startMongo } from './mongo.ts'
 import { type NatsServer, startNats } from './nats.ts'
@@ -143,6 +145,12 @@ async function startProxies(
 /** The address with the proxy's port in place of the server's. */
 export function through(url: string, proxy: { port: number } | undefined): string {
   return proxy ? url.replace(/:\d+(?=\/|$)/, `:${proxy.port}`) : url
+}
+
+/** The store itself, past every proxy; the caller closes it. */
+export function directStore({ minio, bucket }: Pick<Backends, 'minio' | 'bucket'>): ObjectStore {
+  const { endpoint, accessKey, secretKey } = minio
+  return s3Store({ endpoint, accessKey, secretKey, bucket })
 }
 
 export interface LongshoreOptions {
