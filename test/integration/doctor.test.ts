@@ -1,7 +1,6 @@
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
-import { nativeBindingFault } from '../../drivers/sftp/native-binding.ts'
 import { type Backends, cleanEnvironment, startBackends, startLongshore } from '../support/longshore.ts'
 import { freePort, temporaryFolder } from '../support/process.ts'
 
@@ -93,15 +92,5 @@ describe('longshore doctor', () => {
     expect(await longshore(['docter'], {})).toMatchObject({ code: 2, err: expect.stringContaining('docter') })
     expect(await longshore(['doctor', '--yaml'], {})).toMatchObject({ code: 2 })
     expect(await longshore(['--help'], {})).toMatchObject({ code: 0, out: expect.stringContaining('doctor') })
-  })
-})
-
-describe('the native binding', () => {
-  test('is loaded here, and where it is not the fault says which command mends it', () => {
-    expect(nativeBindingFault()).toBeNull()
-    const missing = () => {
-      throw Object.assign(new Error('no'), { code: 'MODULE_NOT_FOUND' })
-    }
-    expect(nativeBindingFault(missing)).toMatch(/not built.*npm run postinstall/)
   })
 })
