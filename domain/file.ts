@@ -23,7 +23,7 @@ import {
 } from './file-record.ts'
 import { enter } from './history.ts'
 import { laterTurn } from './order.ts'
-import { backToStored, isRefetching } from './refetch.ts'
+import { backToStored, hasGivenUp, isRefetching } from './refetch.ts'
 
 /** A worker takes a pending file. The attempt is counted here: a file that kills its worker must end in `failed` too. */
 export function claim(file: FileRecord, worker: string, key: string, now: number): FileRecord | null {
@@ -81,6 +81,11 @@ export interface DroppedUpload {
 export function droppedUploads(file: FileRecord): DroppedUpload[] {
   const uploadId = file.upload?.uploadId
   return uploadId && file.reservedKey ? [{ key: file.reservedKey, uploadId }] : []
+}
+
+/** The same of a refetch that this step ended without its worker, who would have aborted what there is. */
+export function droppedBy(before: FileRecord, after: FileRecord | null): DroppedUpload[] {
+  return after && hasGivenUp(before, after) ? droppedUploads(before) : []
 }
 
 function joinParts(known: UploadState['parts'], finished: UploadState['parts']): UploadState['parts'] {
@@ -220,7 +225,8 @@ export function cancel(file: FileRecord, now: number): FileRecord | null {
  */
 export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null
-  if (isRefetching(file)) return backToStored(file, 'vanished', now)
+  // A worker that has begun an upload left something behind, and the next one clears it away.
+  if (isRefetching(file) && file.upload === null) return backToStored(file, 'vanished', now)
   const free = { reason: null, settle: null, worker: null }
   // A file that was never claimed, though an operator cancelled it once, cannot have been stored.
   if (file.reservedKey === undefined) return enter(file, { ...free, status: 'vanished' }, now, 'gone from the server')

@@ -50,6 +50,11 @@ export function backToStored(
   return enter(file, { ...back, ...freed, released, error }, now, `not fetched again: ${error.message}`)
 }
 
+/** Whether this step ended a refetch that replaced nothing. */
+export function hasGivenUp(before: FileRecord, after: FileRecord): boolean {
+  return isRefetching(before) && !isRefetching(after) && after.object === before.object
+}
+
 const reasons = {
   changed: {
     type: 'SOURCE_CHANGED',

@@ -113,8 +113,10 @@ class Copy {
   }
 
   async #changed(seen: Pick<Attributes, 'sizeBytes' | 'mtimeSeconds'>): Promise<Outcome> {
-    // What stays behind is known to the record, and found by whoever copies the file next.
-    await this.#upload.abandon().catch(unlessLost)
+    const abandoned = this.#upload.abandon()
+    // Nobody comes back once a refetch has ended: with the store away it waits for it. What else stays behind is known
+    // to the record, and found by whoever copies the file next.
+    await (isRefetching(this.#file) ? abandoned : abandoned.catch(unlessLost))
     return { kind: 'changed', size: seen.sizeBytes, mtime: seen.mtimeSeconds * 1000 }
   }
 

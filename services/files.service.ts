@@ -149,9 +149,13 @@ export function filesService(config: Config): ServiceSchema {
         params: { ...hold, outcome: 'object' },
         async handler(this: any, ctx: Context<Hold & { outcome: Outcome }>) {
           const { id, epoch, outcome } = ctx.params
-          const file = await mutate<FileRecord>(this.collection, id, (current) =>
-            machine.finish(current, epoch, outcome, Date.now(), Math.random())
-          )
+          let dropped: DroppedUpload[] = []
+          const file = await mutate<FileRecord>(this.collection, id, (current) => {
+            const next = machine.finish(current, epoch, outcome, Date.now(), Math.random())
+            dropped = machine.droppedBy(current, next)
+            return next
+          })
+          this.drop(ctx, dropped)
           if (file?.status === 'uploaded') ctx.emit('file.uploaded', { serverId: file.serverId })
           return file !== null
         }
@@ -175,9 +179,9 @@ export function filesService(config: Config): ServiceSchema {
           // Here, since at the start the database may be away.
           if (!this.hasGivenTurns) await this.records.giveTurns()
           this.hasGivenTurns = true
-          const rescued = await this.records.rescue(Date.now())
-          for (const serverId of new Set(rescued)) ctx.emit('file.pending', { serverId })
-          return rescued.length
+          const { serverIds, dropped } = await this.records.rescue(Date.now())
+          for (const serverId of new Set(serverIds)) ctx.emit('file.pending', { serverId })
+          this.drop(ctx, dropped)
         }
       },
 

@@ -266,8 +266,8 @@ export class FileRecords {
     return won ? { ...other, revision: from.revision + 1 } : null
   }
 
-  /** Leases that ran out; answers the servers whose files are free again. */
-  async rescue(now: number): Promise<string[]> {
+  /** Leases that ran out; answers the server of each file that is free again, and what is dropped of them. */
+  async rescue(now: number): Promise<{ serverIds: string[]; dropped: machine.DroppedUpload[] }> {
     const query: Query = { status: 'downloading', leaseUntil: { $lte: now - SKEW_MS } }
     const expired = await this.#files.find(query, { limit: 200 })
     const pairs = expired.flatMap((from) => {
@@ -275,7 +275,11 @@ export class FileRecords {
       return to ? [{ from, to }] : []
     })
     const written = await this.#files.replaceEach(pairs)
-    return pairs.filter((_, index) => written[index]).map(({ from }) => from.serverId)
+    const rescued = pairs.filter((_, index) => written[index])
+    return {
+      serverIds: rescued.map(({ from }) => from.serverId),
+      dropped: rescued.flatMap(({ from, to }) => machine.droppedBy(from, to))
+    }
   }
 
   /** Settling files whose next look is due; taking them moves the look on, so that each goes to one caller. */

@@ -1,7 +1,7 @@
 /** Multipart uploads that were begun while replies were lost or workers stood still: on a real MinIO, nothing of them stays. */
 import { randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals'
 import { crc32Hex } from '../../domain/crc32.ts'
 import type { IngestError } from '../../domain/errors.ts'
 import type { Outcome } from '../../domain/file.ts'
@@ -36,6 +36,9 @@ beforeAll(async () => {
   store = opened(proxy.endpoint)
   await direct.ensureReady()
   source = memorySource(randomBytes(17 * MiB))
+})
+afterEach(() => {
+  if (proxy) proxy.fault = null
 })
 afterAll(async () => {
   await store?.close()
@@ -187,6 +190,32 @@ describe('the beginning of an upload that travels while another worker copies th
     let read = 0
     const job = jobOf(file, { onBytes: (bytes) => (read += bytes) })
     expect(await copyFile(source.sftp, store, job)).toMatchObject({ kind: 'keyTaken' })
+    expect([read, await direct.listUploads(file.reservedKey!)]).toEqual([0, []])
+  })
+})
+
+describe('the upload of a refetch whose source holds other bytes by now', () => {
+  /** Every request that is about uploads is reset; parts still travel. */
+  const away = ({ operation }: { operation: S3Operation }): S3Fault | null =>
+    operation === 'list' || operation === 'abort' ? { kind: 'reset' } : null
+
+  /** The worker of epoch 2 copies again what was stored with another checksum. */
+  const refetched = () =>
+    claimed({
+      epoch: 2,
+      refetch: { status: 'notified', announcement: {}, epoch: 1 } as FileRecord['refetch'],
+      object: { checksum: { algorithm: 'crc32', value: '00000000' } } as FileRecord['object']
+    })
+
+  test('is waited for while the store is away, since nobody comes back for it once the refetch has ended', async () => {
+    const file = refetched()
+    proxy.fault = (request) => (file.upload?.parts.length ? away(request) : null)
+    await expect(copyFile(source.sftp, store, jobOf(file))).rejects.toMatchObject({ type: 'STORE_UNAVAILABLE' })
+    expect(await direct.listUploads(file.reservedKey!)).toHaveLength(1)
+    proxy.fault = null
+    let read = 0
+    const next = jobOf({ ...file, epoch: 3 }, { onBytes: (bytes) => (read += bytes) })
+    expect(await copyFile(source.sftp, store, next)).toMatchObject({ kind: 'changed' })
     expect([read, await direct.listUploads(file.reservedKey!)]).toEqual([0, []])
   })
 })

@@ -293,10 +293,10 @@ describe('claim', () => {
     const { files, records } = open()
     await records.register(rules, many(5), start)
     const held = await records.claim('s1', 'w', 10, start)
-    expect(await records.rescue(start + LEASE_MS)).toEqual([])
+    expect(await records.rescue(start + LEASE_MS)).toEqual({ serverIds: [], dropped: [] })
     const late = start + LEASE_MS + SKEW_MS
     const rescued = await Promise.all([records.rescue(late), records.rescue(late)])
-    expect(rescued.flat()).toEqual(Array.from({ length: 5 }, () => 's1'))
+    expect(rescued.flatMap(({ serverIds }) => serverIds)).toEqual(Array.from({ length: 5 }, () => 's1'))
     const changed = await records.changeEach(
       held.map(({ _id, epoch }) => ({ id: _id, epoch })),
       (file, { epoch }) => machine.finish(file, epoch, { kind: 'vanished' }, late, 0)

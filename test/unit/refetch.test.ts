@@ -2,7 +2,7 @@ import { describe, expect, test } from '@jest/globals'
 import { FILE_BACKOFF } from '../../domain/backoff.ts'
 import type { Outcome } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
-import { type FileRecord, isStored } from '../../domain/file-record.ts'
+import { type FileRecord, isStored, SKEW_MS } from '../../domain/file-record.ts'
 import { refetch } from '../../domain/refetch.ts'
 import { observe } from '../../domain/sighting.ts'
 
@@ -98,6 +98,24 @@ describe('a refetch', () => {
     const held = claimed(must(refetch(notified(), now)))
     for (const end of [must(machine.cancel(held, now)), must(machine.abandon(held, now))])
       expect(machine.finish(end, held.epoch, stored('late'), now, 0)).toBeNull()
+  })
+
+  test('that ends without its worker drops the upload that is known, and one that a worker ends has dropped it', () => {
+    const upload = { uploadId: 'u1', partBytes: 5, size: 10, mtime: 1000, parts: [] }
+    const held = { ...claimed(must(refetch(notified(), now))), attempts: FILE_BACKOFF.maxAttempts, upload }
+    const dropped = [{ key: 'acme/in/a.csv', uploadId: 'u1' }]
+    const late = held.leaseUntil + SKEW_MS
+    expect(machine.droppedBy(held, ended(held, { kind: 'retry', error }))).toEqual(dropped)
+    expect(machine.droppedBy(held, must(machine.rescue(held, late, 0)))).toEqual(dropped)
+    expect(machine.droppedBy(held, ended(held, stored('second')))).toEqual([])
+    expect(machine.droppedBy(held, must(machine.rescue({ ...held, attempts: 1 }, late, 0)))).toEqual([])
+  })
+
+  test('of a source that a complete listing missed goes to a worker when an upload was begun', () => {
+    const upload = { uploadId: null, partBytes: 5, size: 10, mtime: 1000, parts: [] }
+    const waiting = { ...must(refetch(notified(), now)), dueAt: now + 5_000, upload }
+    expect(must(machine.vanish(waiting, now))).toMatchObject({ status: 'pending', dueAt: now, upload })
+    expect(machine.vanish({ ...waiting, dueAt: now }, now)).toBeNull()
   })
 
   test('ignores sightings: the worker looks at the source itself', () => {
