@@ -3,12 +3,12 @@ import { execFileSync } from 'node:child_process'
 import { createHash, randomFillSync } from 'node:crypto'
 import { mkdir, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { IngestError } from '../../domain/errors.ts'
 import { connectSftp } from '../../drivers/sftp/connection.ts'
 import type { ConnectOptions, Entry, Sftp, SftpTarget } from '../../drivers/sftp/sftp.ts'
 import { openBelow } from '../support/handles.ts'
-import { freePort } from '../support/process.ts'
+import { freePort } from '../support/ports.ts'
 import { type FaultyProxy, startProxy } from '../support/proxy.ts'
 
 export interface ContractServer {
@@ -49,7 +49,6 @@ export type Lacks = Partial<Record<Need, string>>
 /** Runs the suite; `open` starts a server whose root is an empty folder. */
 export function sftpContract(name: string, open: () => Promise<ContractServer>, lacks: Lacks = {}): void {
   describe(name, () => {
-    jest.setTimeout(60_000)
     let server: ContractServer
     let proxy: FaultyProxy
     let sftp: Sftp
@@ -291,12 +290,14 @@ export function sftpContract(name: string, open: () => Promise<ContractServer>, 
     })
 
     test('reports a file that was cut while it was read', async () => {
-      await writeFile(local('cut'), Buffer.alloc(8 * mebibyte, 7))
+      // More than is on its way at once, and than a server reads ahead (rclone: 16 MiB): the end is not read before the cut.
+      const sizeBytes = 64 * mebibyte
+      await writeFile(local('cut'), Buffer.alloc(sizeBytes, 7))
       const file = await sftp.open(remote('cut'))
       const error = await failure(
         (async () => {
           let first = true
-          for await (const block of file.blocks(0, 8 * mebibyte)) {
+          for await (const block of file.blocks(0, sizeBytes)) {
             block.release()
             if (first) await truncate(local('cut'), mebibyte)
             first = false
@@ -453,11 +454,11 @@ async function readAll(sftp: Sftp, path: string): Promise<Buffer> {
   return content
 }
 
-/** The error that a promise rejects with; fails the test when it resolves or takes longer than three seconds. */
+/** The error that a promise rejects with; fails the test when it resolves, or takes as long as a default time-out. */
 async function failure(attempt: Promise<unknown>): Promise<IngestError> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('no failure within three seconds')), 3000)
+    timer = setTimeout(() => reject(new Error('no failure within 25 seconds')), 25_000)
   })
   try {
     await Promise.race([attempt, late])
