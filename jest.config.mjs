@@ -5,7 +5,11 @@ export default {
   transform: { '\\.ts$': '<rootDir>/test/support/strip-types.cjs' },
   testMatch: ['<rootDir>/test/**/*.test.ts'],
   moduleFileExtensions: ['ts', 'js', 'mjs', 'cjs', 'json', 'node'],
-  // Real servers start within a test or its hooks, and more of them at once than cores would only time each other out.
-  testTimeout: 120_000,
-  maxWorkers: 2
+  // Real servers start within hooks and tests, which have to outlast them: START_MS of test/support/process.ts for these,
+  // and as much for Longshore on them.
+  testTimeout: 400_000,
+  // More files of real servers at once than cores would only time each other out.
+  maxWorkers: 2,
+  // ES modules that a test file imported are never freed: a worker with a larger heap is replaced between two files.
+  workerIdleMemoryLimit: '300MB'
 }

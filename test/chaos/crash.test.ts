@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
@@ -11,8 +11,6 @@ import {
   waitFor
 } from '../support/longshore.ts'
 import { type Place, type Places, placesOf, storedPartBytes } from '../support/places.ts'
-
-jest.setTimeout(300_000)
 
 const KiB = 1024
 const MiB = 1024 * KiB

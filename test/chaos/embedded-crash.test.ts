@@ -1,12 +1,10 @@
 import { stat, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Embedded, startEmbedded } from '../support/embedded.ts'
 import { waitFor } from '../support/longshore.ts'
 import { type Random, randomOf } from '../support/random.ts'
 import { writeSource } from '../support/source-files.ts'
-
-jest.setTimeout(300_000)
 
 const KiB = 1024
 const MiB = 1024 * KiB

@@ -1,6 +1,6 @@
 import { access } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
@@ -17,8 +17,6 @@ import {
 } from '../support/longshore.ts'
 import { type Place, type Places, placesOf, storedPartBytes } from '../support/places.ts'
 import type { Json } from '../support/rest.ts'
-
-jest.setTimeout(400_000)
 
 const MiB = 1024 * 1024
 /** Packets' heads and tags, handshakes, a listing. */

@@ -1,7 +1,5 @@
-import { describe, expect, jest, test } from '@jest/globals'
+import { describe, expect, test } from '@jest/globals'
 import { runRound, SETTLE_MS } from './random/round.ts'
-
-jest.setTimeout(400_000)
 
 const MiB = 1024 * 1024
 

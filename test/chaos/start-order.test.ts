@@ -1,10 +1,8 @@
-import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
 import { startNats } from '../support/nats.ts'
 import { writeSource } from '../support/source-files.ts'
-
-jest.setTimeout(240_000)
 
 type Name = 'nats' | 'mongo' | 's3' | 'amqp' | 'sftp'
 

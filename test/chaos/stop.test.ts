@@ -1,13 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import { type Backends, startBackends, waitFor } from '../support/longshore.ts'
 import type { Json } from '../support/rest.ts'
 import { writeSource } from '../support/source-files.ts'
 import { type Fleet, startFleet } from './random/fleet.ts'
-
-jest.setTimeout(300_000)
 
 const MiB = 1024 * 1024
 const PART_BYTES = 16 * MiB

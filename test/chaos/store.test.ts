@@ -3,14 +3,12 @@ import { mkdtempSync } from 'node:fs'
 import { rm, statfs, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Embedded, startEmbedded } from '../support/embedded.ts'
 import { waitFor } from '../support/longshore.ts'
 import type { Json } from '../support/rest.ts'
 import type { S3Operation } from '../support/s3-proxy.ts'
 import { writeSource } from '../support/source-files.ts'
-
-jest.setTimeout(300_000)
 
 const MiB = 1024 * 1024
 const PART_BYTES = 16 * MiB

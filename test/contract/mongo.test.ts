@@ -9,6 +9,7 @@ import type { Collection } from '../../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../../drivers/db/connection.ts'
 import { collectionMixin, type WithCollection } from '../../mixins/collection.mixin.ts'
 import { type RunningMongo, startMongo } from '../support/mongo.ts'
+import { freePort } from '../support/ports.ts'
 import { collectionContract, type Thing, thingIndexes } from './collection.contract.ts'
 
 async function openThings(database: Database, name = 'things'): Promise<Collection<Thing>> {
@@ -42,6 +43,7 @@ class Way {
 
   async open(): Promise<void> {
     this.#isFrozen = false
+    this.port ||= await freePort()
     this.#server = createServer((near) => {
       const far = connect(Number(this.target.port || 27017), this.target.hostname)
       for (const [from, to] of [
@@ -61,7 +63,6 @@ class Way {
     })
     this.#server.listen(this.port, '127.0.0.1')
     await once(this.#server, 'listening')
-    this.port = (this.#server.address() as { port: number }).port
   }
 
   freeze(): void {
@@ -86,14 +87,14 @@ describe('the connection to MongoDB', () => {
 
   beforeAll(async () => {
     mongo = await startMongo()
-  }, 120_000)
+  })
   afterAll(async () => {
     await mongo?.stop()
   })
   afterEach(async () => {
     for (const database of opened.splice(0)) await database.close()
     for (const way of ways.splice(0)) await way.refuse()
-  }, 30_000)
+  })
 
   async function open(mongoUrl: string): Promise<Database> {
     const database = await openDatabase({ mongoUrl, dataDir: 'unused' })
@@ -158,7 +159,7 @@ describe('the connection to MongoDB', () => {
     await eventually(() => things.ping())
     expect(await things.findByIds(['1'])).toEqual([one])
     expect(await things.replaceEach([{ from: one, to: { ...one, status: 'claimed' } }])).toEqual([true])
-  }, 60_000)
+  })
 
   test('ping rejects within 5 s when the server went silent without closing its connections', async () => {
     const { way, url } = await throughWay()
@@ -169,7 +170,7 @@ describe('the connection to MongoDB', () => {
     await way.refuse()
     await way.open()
     await eventually(() => things.ping())
-  }, 60_000)
+  })
 
   test('opens while the database is down, and makes its indexes when it comes', async () => {
     const { way, url } = await throughWay()
@@ -187,7 +188,7 @@ describe('the connection to MongoDB', () => {
       { ...one, _id: '2', key: 'a' }
     ])
     expect(inserted.size).toBe(1)
-  }, 60_000)
+  })
 
   test('closes while the database is down', async () => {
     const { way, url } = await throughWay()
@@ -197,7 +198,7 @@ describe('the connection to MongoDB', () => {
     const before = performance.now()
     await database.close()
     expect(performance.now() - before).toBeLessThan(5000)
-  }, 30_000)
+  })
 
   test('an address that is none is INVALID, and does not repeat the password', async () => {
     const failure = await openDatabase({ mongoUrl: 'mongodb://user:se:cret@/x', dataDir: 'unused' }).catch((e) => e)
@@ -211,7 +212,7 @@ describe('the connection to MongoDB', () => {
     await mine.insertNew([one])
     await first.close()
     expect(await theirs.count({})).toBe(1)
-  }, 30_000)
+  })
 
   test('services with the mixin read by moleculer-db with operators, and one that stops leaves the other connected', async () => {
     const broker = new ServiceBroker({ logger: false })
@@ -264,7 +265,7 @@ describe('the connection to MongoDB', () => {
     } finally {
       await broker.stop()
     }
-  }, 30_000)
+  })
 })
 
 // A server that is only lent to the tests is not stopped by them.
@@ -286,5 +287,5 @@ describeOwn('a MongoDB that is stopped', () => {
       await mongo.stop()
       await rm(dir, { recursive: true, force: true })
     }
-  }, 60_000)
+  })
 })

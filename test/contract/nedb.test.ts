@@ -241,7 +241,7 @@ describe('the embedded database', () => {
     expect((failure as Error).message).toMatch(
       new RegExp(`^DATA_DIR .*data is in use by another Longshore process \\(pid ${child.pid}\\).*$`)
     )
-  }, 30_000)
+  })
 
   test('the folder of a killed process is free within 10 s, with all that it had confirmed', async () => {
     await killed(await otherProcess())
@@ -249,7 +249,7 @@ describe('the embedded database', () => {
     const things = await openThings(await open())
     expect(performance.now() - before).toBeLessThan(10_000)
     expect(await things.findByIds(['theirs'])).toHaveLength(1)
-  }, 30_000)
+  })
 
   test('rejects with DATABASE_UNAVAILABLE while its file cannot be written, and after that has lost nothing', async () => {
     const database = await open()
@@ -280,7 +280,7 @@ describe('the embedded database', () => {
     await expect(things.insertNew([])).rejects.toMatchObject({ type: 'DATABASE_UNAVAILABLE' })
     await database.close()
     expect(await readFile(join(dataDir, 'longshore.owner'), 'utf8')).toBe('theirs')
-  }, 30_000)
+  })
 
   test('moleculer-db runs on the NeDB that this package names', () => {
     const require = createRequire(import.meta.url)

@@ -1,13 +1,11 @@
 import { once } from 'node:events'
 import { createServer, connect as dial, type Socket } from 'node:net'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
 import { type Channel, type ChannelModel, type ConsumeMessage, connect } from 'amqplib'
 import type { Queue } from '../../drivers/queue/queue.ts'
 import { type RabbitOptions, rabbitQueue } from '../../drivers/queue/rabbit.ts'
 import { type RabbitServer, startRabbit } from '../support/rabbit.ts'
 import { message, queueContract } from './queue.contract.ts'
-
-jest.setTimeout(120_000)
 
 let rabbit: RabbitServer
 let connection: ChannelModel

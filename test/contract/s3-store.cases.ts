@@ -22,7 +22,7 @@ export function s3FaultCases(name: string, start: () => Promise<S3Server>): void
 
     beforeAll(async () => {
       server = await start()
-    }, 300_000)
+    })
     afterAll(() => server?.stop())
 
     test('a store that is down is STORE_UNAVAILABLE at once and works again after its return', async () => {
@@ -39,7 +39,7 @@ export function s3FaultCases(name: string, start: () => Promise<S3Server>): void
       expect(await store.head('before')).toMatchObject({ sizeBytes: 9 })
       await store.put('after', body, write)
       await store.close()
-    }, 60_000)
+    })
 
     test('a kept-alive socket that died with the store is not taken for a fault of the store', async () => {
       const store = s3Store(optionsOf())
@@ -49,7 +49,7 @@ export function s3FaultCases(name: string, start: () => Promise<S3Server>): void
       await server.resume()
       expect(await store.head('kept')).toMatchObject({ sizeBytes: 9 })
       await store.close()
-    }, 60_000)
+    })
 
     test('wrong credentials are STORE_DENIED', async () => {
       const store = s3Store(optionsOf({ secretKey: 'not-the-secret' }))

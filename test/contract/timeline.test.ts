@@ -29,7 +29,7 @@ function timelineContract(name: string, start: () => Promise<{ open(): Promise<D
     beforeAll(async () => {
       driver = await start()
       database = await driver.open()
-    }, 120_000)
+    })
     afterAll(async () => {
       await database?.close()
       await driver?.stop()
@@ -70,7 +70,7 @@ function timelineContract(name: string, start: () => Promise<{ open(): Promise<D
         await Promise.all(writers.map((writer) => writer.flush()))
       }
       expect((await now(writers[0]!)).found).toEqual({ count: 60, bytes: 180 })
-    }, 60_000)
+    })
 
     test('adds a batch once though the answer to its write was lost', async () => {
       const collection = await buckets()

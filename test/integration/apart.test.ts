@@ -1,7 +1,7 @@
 /** Services in processes of their own, several of a kind: what they agree on over NATS and the database alone. */
 import { chmod, mkdir, readdir, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { ServiceBroker } from 'moleculer'
 import { newSshKey } from '../../demo/ssh-key.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
@@ -10,8 +10,6 @@ import { type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
 import type { Json } from '../support/rest.ts'
 import { startScriptedSftp } from '../support/scripted-sftp.ts'
-
-jest.setTimeout(180_000)
 
 const KIB = 1024
 const atOnce = { settle: { checks: 1, seconds: 0 }, interval: 86_400 }
@@ -32,7 +30,7 @@ beforeAll(async () => {
   })
   const missing = async () => (await longshore.api.request('GET', '/health/ready')).body.missing
   await until('all but the copies to be ready', async () => (await missing()).join() === 'transfer')
-}, 180_000)
+})
 afterAll(async () => {
   await longshore?.stop()
   await consumer?.close()

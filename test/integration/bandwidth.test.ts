@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, realpath, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import type { FileRecord } from '../../domain/file-record.ts'
 import { copyFile } from '../../drivers/copy.ts'
 import { connectSftp } from '../../drivers/sftp/connection.ts'
@@ -15,8 +15,6 @@ import { temporaryFolder } from '../support/process.ts'
 import { type FaultyProxy, startProxy } from '../support/proxy.ts'
 import type { Json } from '../support/rest.ts'
 import { waitFor } from '../support/wait.ts'
-
-jest.setTimeout(120_000)
 
 const KIB = 1024
 const MIB = 1024 * KIB

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Client } from 'minio'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
@@ -9,8 +9,6 @@ import { temporaryFolder } from '../support/process.ts'
 import type { Json } from '../support/rest.ts'
 import { startScriptedSftp } from '../support/scripted-sftp.ts'
 import { writeSource } from '../support/source-files.ts'
-
-jest.setTimeout(240_000)
 
 const MiB = 1024 * 1024
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')

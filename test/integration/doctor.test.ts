@@ -1,10 +1,9 @@
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Backends, cleanEnvironment, startBackends, startLongshore } from '../support/longshore.ts'
-import { freePort, temporaryFolder } from '../support/process.ts'
-
-jest.setTimeout(120_000)
+import { freePort } from '../support/ports.ts'
+import { temporaryFolder } from '../support/process.ts'
 
 let backends: Backends
 let folder: { path: string; remove(): Promise<void> }

@@ -1,12 +1,10 @@
 /** A dry run of a folder that is too large for an answer, beside the other work of its scanner. */
 import { readFile, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, expect, test } from '@jest/globals'
 import { type CrowdedSftp, startCrowdedSftp } from '../support/crowded-sftp.ts'
 import { type Longshore, startLongshore, waitFor } from '../support/longshore.ts'
 import { type Sshd, startSshd } from '../support/openssh.ts'
-
-jest.setTimeout(120_000)
 
 const FILES = 100_000
 /** As many as an answer shows, see docs/rest.md. */

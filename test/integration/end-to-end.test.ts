@@ -1,5 +1,5 @@
 import { writeFile } from 'node:fs/promises'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import {
@@ -11,8 +11,6 @@ import {
   waitFor
 } from '../support/longshore.ts'
 import { hostileNames, writeSource } from '../support/source-files.ts'
-
-jest.setTimeout(300_000)
 
 const MiB = 1024 * 1024
 

@@ -2,7 +2,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import type { Document } from '../../drivers/db/collection.ts'
 import { openDatabase } from '../../drivers/db/connection.ts'
 import {
@@ -13,11 +13,10 @@ import {
   startLongshore,
   waitFor
 } from '../support/longshore.ts'
-import { freePort, temporaryFolder } from '../support/process.ts'
+import { freePort } from '../support/ports.ts'
+import { temporaryFolder } from '../support/process.ts'
 import type { Json } from '../support/rest.ts'
 import { type ScriptedSftp, startScriptedSftp } from '../support/scripted-sftp.ts'
-
-jest.setTimeout(240_000)
 
 const program = resolve(import.meta.dirname, '../..')
 const hostile = [

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Longshore, startLongshore, waitFor } from '../support/longshore.ts'
-import { freePort, temporaryFolder } from '../support/process.ts'
+import { freePort } from '../support/ports.ts'
+import { temporaryFolder } from '../support/process.ts'
 import { type ScriptedSftp, startScriptedSftp } from '../support/scripted-sftp.ts'
 
 let longshore: Longshore

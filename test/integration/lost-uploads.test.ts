@@ -1,7 +1,7 @@
 /** Multipart uploads that were begun while replies were lost or workers stood still: on a real MinIO, nothing of them stays. */
 import { randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
-import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import { crc32Hex } from '../../domain/crc32.ts'
 import type { IngestError } from '../../domain/errors.ts'
 import type { Outcome } from '../../domain/file.ts'
@@ -15,8 +15,6 @@ import { MemoryBudget } from '../../workers/memory-budget.ts'
 import { type MemorySource, memorySource, memorySourceMtime } from '../support/memory-source.ts'
 import { type S3Server, startMinio } from '../support/minio.ts'
 import { type S3Fault, type S3Operation, type S3Proxy, startS3Proxy } from '../support/s3-proxy.ts'
-
-jest.setTimeout(120_000)
 
 const MiB = 1024 * 1024
 

@@ -1,5 +1,5 @@
 import { realpath } from 'node:fs/promises'
-import { afterAll, beforeAll, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, expect, test } from '@jest/globals'
 import { ServiceBroker } from 'moleculer'
 import { loadConfig } from '../../config.ts'
 import { IngestError } from '../../domain/errors.ts'
@@ -11,8 +11,6 @@ import { serversService } from '../../services/servers.service.ts'
 import { cleanEnvironment } from '../support/longshore.ts'
 import { type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
-
-jest.setTimeout(60_000)
 
 let folder: { path: string; remove(): Promise<void> }
 let sshd: Sshd

@@ -15,7 +15,7 @@ beforeAll(async () => {
   sshd = await startSshd()
   root = await realpath(sshd.root)
   longshore = await startLongshore({})
-}, 120_000)
+})
 afterAll(async () => {
   await longshore?.stop()
   await sshd?.stop()
@@ -93,7 +93,7 @@ describe('a marker', () => {
     await acme.put('sub/b.csv.done', '')
     await notified(acme, 'sub/b.csv')
     expect((await acme.files()).map(({ filename }) => filename).sort()).toEqual(['a.csv', 'b.csv'])
-  }, 90_000)
+  })
 
   test('of a folder lets all of it through, and one of an earlier delivery does not', async () => {
     const acme = await partner('marker-folder', { marker: { file: '_SUCCESS' } })
@@ -105,7 +105,7 @@ describe('a marker', () => {
     await utimes(acme.at('batch/_SUCCESS'), 1_700_000_000, 1_700_000_000)
     await Promise.all([notified(acme, 'batch/a'), notified(acme, 'batch/b')])
     expect(await acme.files()).toHaveLength(2)
-  }, 90_000)
+  })
 
   test('is seen by a look between two scans that are far apart', async () => {
     const acme = await partner('marker-look', { marker: { extension: '.ok' }, interval: 86_400 })
@@ -114,7 +114,7 @@ describe('a marker', () => {
     await acme.put('a.ok', '')
     await notified(acme, 'a.csv')
     expect((await acme.get()).lastScan.pending).toBe(0)
-  }, 90_000)
+  })
 })
 
 describe('minAge', () => {
@@ -135,7 +135,7 @@ describe('minAge', () => {
     const taken = history.find(({ status }: Json) => status === 'pending')
     expect(Date.parse(taken.at)).toBeGreaterThanOrEqual((born + 12) * 1000)
     expect((await acme.get()).lastScan.listed).toBe(2)
-  }, 120_000)
+  })
 })
 
 describe('afterUpload', () => {
@@ -158,7 +158,7 @@ describe('afterUpload', () => {
     )
     expect(second.object.key).not.toBe(first.object.key)
     expect(await readFile(new URL(second.object.url), 'utf8')).toBe('same')
-  }, 120_000)
+  })
 
   test('move keeps the way below the root, overwrites nothing, and its folder is never scanned', async () => {
     const acme = await partner('move', { afterUpload: { move: 'done' } })
@@ -180,7 +180,7 @@ describe('afterUpload', () => {
     expect((await acme.patch({ afterUpload: 'keep' })).status).toBe(200)
     expect(await acme.scan()).toMatchObject({ listed: 0, new: 0 })
     expect(await acme.files()).toHaveLength(2)
-  }, 120_000)
+  })
 
   describe('without the right to rename', () => {
     let strict: Sshd
@@ -223,7 +223,7 @@ describe('afterUpload', () => {
         afterUpload: { error: null }
       })
       expect(await everything(acme.folder)).toEqual([])
-    }, 120_000)
+    })
 
     test('a file that was replaced after it was announced is left alone and is the next version', async () => {
       const { acme, file } = await refused('replaced')
@@ -241,7 +241,7 @@ describe('afterUpload', () => {
         afterUpload: { status: 'left' }
       })
       expect(await everything(acme.folder)).toEqual([])
-    }, 120_000)
+    })
   })
 })
 
@@ -285,7 +285,7 @@ describe('a process that is killed in the step after the upload', () => {
       finishedByTheNext('after-set-aside', 'delete', []),
       finishedByTheNext('after-post-action', { move: 'done' }, ['done/a.csv'])
     ])
-  }, 150_000)
+  })
 })
 
 describe('a changed policy', () => {
@@ -300,7 +300,7 @@ describe('a changed policy', () => {
     await acme.patch({ maxSize: null, emptyFiles: 'take' })
     await Promise.all([notified(acme, 'large'), notified(acme, 'empty')])
     expect(await acme.files()).toHaveLength(3)
-  }, 90_000)
+  })
 
   test('stops a file that waits and is not wanted any more, until it is wanted again', async () => {
     const acme = await partner('excluded', { marker: { suffix: '.done' } })
@@ -315,7 +315,7 @@ describe('a changed policy', () => {
     )
     await acme.patch({ exclude: [], marker: null })
     await notified(acme, 'a.csv')
-  }, 90_000)
+  })
 })
 
 describe('a cron expression', () => {
@@ -342,7 +342,7 @@ describe('a cron expression', () => {
     await acme.patch({ interval: 86_400 })
     expect(await acme.get()).toMatchObject({ interval: 86_400, cron: null, timezone: null })
     expect(await fieldsOf({ timezone: 'UTC' })).toEqual(['timezone'])
-  }, 90_000)
+  })
 
   test('is not made up for after a pause', async () => {
     const acme = await partner('cron-pause', { interval: undefined, cron: '0 4 * * *' })

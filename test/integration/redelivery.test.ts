@@ -2,12 +2,10 @@
 import { createHash } from 'node:crypto'
 import { mkdir, readdir, rename, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, expect, test } from '@jest/globals'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
 import type { Json } from '../support/rest.ts'
-
-jest.setTimeout(300_000)
 
 const NAMES = Array.from({ length: 12 }, (_, i) => `file ${i}.csv`)
 const ROUNDS = 3

@@ -1,6 +1,6 @@
 import { mkdir, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
 import type { PunctualityReport } from '../../bench/scanning/punctuality.ts'
 import { registeredServer } from '../../bench/scanning/registered.ts'
 import { type Side, startSide } from '../../bench/scanning/side.ts'
@@ -11,8 +11,6 @@ import { type NatsServer, startNats } from '../support/nats.ts'
 import { type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
 import { waitFor } from '../support/wait.ts'
-
-jest.setTimeout(180_000)
 
 const DAY_MS = 86_400_000
 

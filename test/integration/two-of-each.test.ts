@@ -1,11 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { checkEverything } from '../support/checker.ts'
 import { type Consumer, startConsumer } from '../support/consumer.ts'
 import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
 import { writeSource } from '../support/source-files.ts'
-
-jest.setTimeout(400_000)
 
 const MiB = 1024 * 1024
 const LARGE_BYTES = 200 * MiB

@@ -10,7 +10,8 @@ import { type RunningMongo, startMongo } from './mongo.ts'
 import { type NatsServer, startNats } from './nats.ts'
 import { nodeOptions } from './node-options.ts'
 import { type Sshd, startSshd } from './openssh.ts'
-import { freePort, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
+import { freePort } from './ports.ts'
+import { type RunningProcess, START_MS, startProcess, temporaryFolder } from './process.ts'
 import { type FaultyProxy, startProxy } from './proxy.ts'
 import { type RabbitServer, startRabbit } from './rabbit.ts'
 import { type RestClient, restClient } from './rest.ts'
@@ -222,14 +223,21 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
     return added
   }
   const start = async () => {
-    await Promise.all(names.map((name) => add(name)))
+    const begun = await Promise.all(names.map((name) => add(name)))
     if (options.isImpatient) return
-    await waitFor(isReady, { timeoutMs: 60_000, what: 'Longshore to be ready', explain: output })
-  }
-  const isReady = async () => {
-    const ended = await Promise.race([Promise.any(processes.map(({ exited }) => exited)), null])
-    if (ended) return false
-    return (await api.request('GET', '/health/ready', undefined, { key: null })).status === 200
+    let ended: string | undefined
+    for (const { name, exited } of begun) {
+      void exited.then(({ code, signal }) => {
+        ended ??= `${name} ended (${code ?? signal}) instead of starting`
+      })
+    }
+    const isReady = async () => (await api.request('GET', '/health/ready', undefined, { key: null })).status === 200
+    await waitFor<string | boolean>(() => ended ?? isReady(), {
+      timeoutMs: START_MS,
+      what: 'Longshore to be ready',
+      explain: output
+    })
+    if (ended) throw new Error(`${ended}:\n${output()}`)
   }
   const output = () => past + processes.map((one) => `--- ${one.name} (${one.pid})\n${one.output()}`).join('\n')
   const end = async () => {

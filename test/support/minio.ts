@@ -2,7 +2,8 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { S3Client } from '../../drivers/store/s3-request.ts'
 import { goBinary } from './go-programs.ts'
-import { freePort, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
+import { freePort } from './ports.ts'
+import { type RunningProcess, startProcess, temporaryFolder } from './process.ts'
 
 export interface S3Server {
   readonly endpoint: string

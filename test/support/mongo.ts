@@ -2,14 +2,15 @@
  * A MongoDB for tests: the one at MONGO_TEST_URL, else `mongod` on PATH, else mongo-java-server with its H2 backend,
  * a stand-in that is right about single documents, unique indexes and compare-and-set, and slow.
  */
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { access, constants, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
-import { homedir, tmpdir } from 'node:os'
+import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
 import mongoose from 'mongoose'
+import { freePort } from './ports.ts'
+import { cacheFolder, onPath, type RunningProcess, startProcess } from './process.ts'
 
 const run = promisify(execFile)
 const version = '1.47.0'
@@ -41,16 +42,15 @@ export async function startMongo({ dir, port }: MongoOptions = {}): Promise<Runn
     if (!dir) await rm(folder, { recursive: true, force: true })
   }
   try {
-    const isStandIn = !(await isOnPath('mongod'))
-    const { child, port: bound } = isStandIn
-      ? await startStandIn(folder, port ?? 0)
-      : await startMongod(folder, port ?? (await freePort()))
+    const isStandIn = (await onPath('mongod')) === null
+    const bound = port ?? (await freePort())
+    const server = await (isStandIn ? startStandIn : startMongod)(folder, bound)
     return {
       url: `mongodb://127.0.0.1:${bound}/longshore`,
-      pid: child.pid!,
+      pid: server.pid,
       isStandIn,
       stop: async () => {
-        await ended(child)
+        await server.stop()
         await cleanUp()
       }
     }
@@ -76,23 +76,19 @@ async function freshDatabase(given: string): Promise<RunningMongo> {
   }
 }
 
-async function startMongod(folder: string, port: number): Promise<{ child: ChildProcess; port: number }> {
-  const child = spawn('mongod', ['--dbpath', folder, '--bind_ip', '127.0.0.1', '--port', String(port)], {
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
-  await said(child, /Waiting for connections/)
-  return { child, port }
+function startMongod(folder: string, port: number): Promise<RunningProcess> {
+  const args = ['--dbpath', folder, '--bind_ip', '127.0.0.1', '--port', String(port)]
+  return startProcess('mongod', args, { ready: /Waiting for connections/ })
 }
 
-async function startStandIn(folder: string, port: number): Promise<{ child: ChildProcess; port: number }> {
+async function startStandIn(folder: string, port: number): Promise<RunningProcess> {
   const standIn = await installStandIn()
   const classPath = [standIn, join(standIn, 'jars', '*')].join(delimiter)
   // On several threads it answers documents that another request changed after they matched (20 of 400 in a contest
   // of 50 claimers), and now and then drops a connection over it. On one thread it reads as atomically as MongoDB.
   const options = ['-Dio.netty.eventLoopThreads=1', '-XX:TieredStopAtLevel=1', '-Xmx512m', '-cp', classPath]
-  const child = spawn('java', [...options, 'StandIn', join(folder, 'stand-in.mv'), String(port)])
-  const [, bound] = await said(child, /^listening (\d+)$/m)
-  return { child, port: Number(bound) }
+  const args = [...options, 'StandIn', join(folder, 'stand-in.mv'), String(port)]
+  return startProcess('java', args, { ready: /^listening \d+$/m, hasInput: true })
 }
 
 const javaMain = `
@@ -135,7 +131,7 @@ const pom = `<project xmlns="http://maven.apache.org/POM/4.0.0">
 /** Resolves and compiles the stand-in once per user; test workers may race, the first rename wins. */
 async function installStandIn(): Promise<string> {
   await required('java', 'default-jdk-headless')
-  const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'longshore')
+  const cache = cacheFolder()
   const target = join(cache, 'mongo-java-server-1.47')
   if (await isReadable(join(target, 'StandIn.class'))) return target
 
@@ -159,57 +155,15 @@ async function installStandIn(): Promise<string> {
 }
 
 async function required(command: string, debianPackage: string): Promise<void> {
-  if (await isOnPath(command)) return
+  if (await onPath(command)) return
   throw new Error(
     `The tests need a MongoDB: set MONGO_TEST_URL, put mongod on PATH, or install the Debian package ${debianPackage} (\`${command}\` is missing) for the stand-in`
   )
 }
 
-async function isOnPath(command: string): Promise<boolean> {
-  const folders = (process.env.PATH ?? '').split(delimiter).filter(Boolean)
-  const found = await Promise.all(folders.map((folder) => isReadable(join(folder, command), constants.X_OK)))
-  return found.includes(true)
-}
-
-function isReadable(path: string, mode: number = constants.R_OK): Promise<boolean> {
-  return access(path, mode).then(
+function isReadable(path: string): Promise<boolean> {
+  return access(path, constants.R_OK).then(
     () => true,
     () => false
   )
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer().on('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address() as { port: number }
-      server.close(() => resolve(address.port))
-    })
-  })
-}
-
-/** Resolves with the match of a line that the child printed; rejects when it ends before. */
-function said(child: ChildProcess, pattern: RegExp): Promise<RegExpExecArray> {
-  return new Promise((resolve, reject) => {
-    let output = ''
-    function onData(data: Buffer): void {
-      output = `${output}${data}`.slice(-20_000)
-      const match = pattern.exec(output)
-      if (match) resolve(match)
-    }
-    child.stdout?.on('data', onData)
-    child.stderr?.on('data', onData)
-    child.once('error', reject)
-    child.once('exit', (code, signal) =>
-      reject(new Error(`MongoDB ended (${code ?? signal}) at its start:\n${output}`))
-    )
-  })
-}
-
-function ended(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve()
-  return new Promise((resolve) => {
-    child.once('exit', () => resolve())
-    child.kill('SIGTERM')
-  })
 }

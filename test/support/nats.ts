@@ -1,5 +1,6 @@
 /** A real NATS server on a loopback port of its own. */
-import { freePort, onPath, type RunningProcess, startProcess } from './process.ts'
+import { accepts, freePort } from './ports.ts'
+import { onPath, type RunningProcess, startProcess } from './process.ts'
 
 export interface NatsServer {
   url: string
@@ -17,7 +18,9 @@ export async function startNats(options: { port?: number; password?: string } = 
   const port = options.port ?? (await freePort())
   const login = options.password ? ['--user', 'longshore', '--pass', options.password] : []
   const start = () =>
-    startProcess(program, ['--addr', '127.0.0.1', '--port', String(port), ...login], { ready: /Server is ready/ })
+    startProcess(program, ['--addr', '127.0.0.1', '--port', String(port), ...login], {
+      ready: async (output) => /Server is ready/.test(output) && (await accepts(port))
+    })
   let server: RunningProcess = await start()
   return {
     url: `nats://${options.password ? `longshore:${options.password}@` : ''}127.0.0.1:${port}`,

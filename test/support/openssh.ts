@@ -7,7 +7,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import ssh2 from 'ssh2'
 import { newSshKey } from '../../demo/ssh-key.ts'
-import { freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
+import { freePort } from './ports.ts'
+import { onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
 export interface SshdOptions {
   /** Where sessions start; a new temporary folder when absent. */

@@ -1,16 +1,15 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process'
 import { access, constants, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { connect, createServer } from 'node:net'
 import { homedir, tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
+import type { Readable, Writable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 
 export interface RunningProcess {
   readonly pid: number
   /** Everything that it wrote so far, both streams together; the last 256 KiB of it. */
   output(): string
-  /** Ends it by its pid and waits until it is gone: `signal` first, SIGKILL when it is still there after 10 s. Idempotent. */
+  /** Ends it by its pid and waits until it is gone: `signal` first, SIGKILL when it is still there after a minute. Idempotent. */
   stop(signal?: NodeJS.Signals): Promise<void>
   readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
 }
@@ -21,11 +20,29 @@ export interface StartOptions {
   cwd?: string
   /** A line of its output, or a question asked every 50 ms about it and its output, that says it may be used. */
   ready?: RegExp | ((output: string) => Promise<boolean>)
-  timeoutMs?: number
+  /** Gives it an end of input to read when this process ends; by default there is nothing to read from the beginning. */
+  hasInput?: boolean
 }
 
+/**
+ * What any program may take until it is ready: on a machine with more to do than it can, seconds become minutes. One
+ * that ends instead is not waited for. Jest's time-out has to be longer (jest.config.mjs).
+ */
+export const START_MS = 180_000
+/** Twice what Longshore itself gives its work in flight, so that none of it is cut off on a slow machine. */
+const STOP_MS = 60_000
+/** Of a program that did not start, what is shown. */
+const LAST_LINES = 40
+
+/**
+ * Ends a program when whoever started it is gone, however that went: a server that outlives its tests would keep its
+ * memory and its port. Jest hides the end of its workers from the tests, so an `exit` listener of ours is not enough.
+ */
+const setpriv = await onPath('setpriv')
+const tether = setpriv ? [setpriv, '--pdeathsig', 'KILL', '--'] : []
+
 const running = new Set<ChildProcess>()
-// The last resort when a test run dies half way: a server that outlives it would keep its port and its memory.
+// Where there is no such program.
 process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
@@ -36,11 +53,12 @@ export async function startProcess(
   args: string[],
   options: StartOptions = {}
 ): Promise<RunningProcess> {
-  const child = spawn(command, args, {
+  const [program, ...words] = [...tether, command, ...args]
+  const child = spawn(program!, words, {
     cwd: options.cwd,
     env: { ...process.env, ...options.env },
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
+    stdio: [options.hasInput ? 'pipe' : 'ignore', 'pipe', 'pipe']
+  }) as ChildProcessByStdio<Writable | null, Readable, Readable>
   running.add(child)
   let output = ''
   let onOutput: () => void = () => {}
@@ -71,19 +89,17 @@ export async function startProcess(
     async stop(signal = 'SIGTERM') {
       if (ended) return
       child.kill(signal)
-      const deadline = setTimeout(() => child.kill('SIGKILL'), 10_000)
+      const deadline = setTimeout(() => child.kill('SIGKILL'), STOP_MS)
       await exited
       clearTimeout(deadline)
     }
   }
 
-  const timeoutMs = options.timeoutMs ?? 30_000
-  const giveUpAt = Date.now() + timeoutMs
+  const giveUpAt = Date.now() + START_MS
   const { ready } = options
-  const failure = () => new Error(`${command} ${ended ? 'ended' : `not ready in ${timeoutMs} ms`}:\n${output}`)
   if (ready instanceof RegExp) {
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, timeoutMs)
+      const timer = setTimeout(resolve, START_MS)
       onOutput = () => {
         if (!ended && !ready.test(output)) return
         clearTimeout(timer)
@@ -106,9 +122,11 @@ export async function startProcess(
   return started
 
   async function failed(): Promise<never> {
-    const error = failure()
+    const what = ended ? 'ended instead of starting' : `not ready in ${START_MS} ms`
     await started.stop('SIGKILL')
-    throw error
+    throw new Error(
+      `${command} ${what}; its last lines:\n${output.trimEnd().split('\n').slice(-LAST_LINES).join('\n')}`
+    )
   }
 }
 
@@ -139,37 +157,6 @@ async function descendants(pid: number): Promise<number[]> {
     }
   }
   return found
-}
-
-const lastPorts = new Set<number>()
-
-/** A loopback port that nothing listens on and that this process has not handed out yet. */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = await new Promise<number>((resolve, reject) => {
-      const server = createServer().once('error', reject)
-      server.listen(0, '127.0.0.1', () => {
-        const address = server.address() as { port: number }
-        server.close(() => resolve(address.port))
-      })
-    })
-    if (lastPorts.has(port)) continue
-    lastPorts.add(port)
-    return port
-  }
-}
-
-/** Whether something on loopback takes a connection on this port now. */
-export async function accepts(port: number): Promise<boolean> {
-  const socket = connect(port, '127.0.0.1')
-  try {
-    await once(socket, 'connect')
-    return true
-  } catch {
-    return false
-  } finally {
-    socket.destroy()
-  }
 }
 
 /** A new empty folder and the way to be rid of it. */

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { newSshKey } from '../../demo/ssh-key.ts'
 import { fingerprint } from './openssh.ts'
-import { accepts, freePort, onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
+import { accepts, freePort } from './ports.ts'
+import { onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
 export interface Proftpd {
   host: '127.0.0.1'

@@ -1,6 +1,7 @@
 /** A TCP proxy on loopback that can cut, delay, throttle, swallow and refuse: the network's faults on demand. */
 import { once } from 'node:events'
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { connect, createServer, type Server, type Socket } from 'node:net'
+import { freePort } from './ports.ts'
 
 export interface ProxyOptions {
   target: { host: string; port: number }
@@ -54,7 +55,7 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
   let cutAt: number | null = null
   let accepted = 0
   let received = 0
-  let port = 0
+  const port = await freePort()
 
   const reset = (link: Link) => {
     links.delete(link)
@@ -105,14 +106,11 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     server = createServer(connected)
     server.listen(port, '127.0.0.1')
     await once(server, 'listening')
-    port = (server.address() as AddressInfo).port
   }
   await listen()
 
   return {
-    get port() {
-      return port
-    },
+    port,
     get accepted() {
       return accepted
     },

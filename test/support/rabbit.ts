@@ -3,7 +3,8 @@ import { execFile } from 'node:child_process'
 import { access, mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { freePort, onPath, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
+import { freePort } from './ports.ts'
+import { onPath, type RunningProcess, startProcess, temporaryFolder } from './process.ts'
 
 export interface RabbitServer {
   url: string
@@ -53,7 +54,7 @@ export async function startRabbit(options: { dir?: string; port?: number } = {})
   }
   const restart = async () => {
     await halt()
-    broker = await startProcess(server, [], { env, ready: /completed with \d+ plugins/, timeoutMs: 60_000 })
+    broker = await startProcess(server, [], { env, ready: /completed with \d+ plugins/ })
   }
   const stop = async () => {
     await halt()

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { newSshKey } from '../../demo/ssh-key.ts'
 import { goBinary } from './go-programs.ts'
 import { fingerprint } from './openssh.ts'
-import { freePort, startProcess, temporaryFolder } from './process.ts'
+import { freePort } from './ports.ts'
+import { startProcess, temporaryFolder } from './process.ts'
 
 export interface Rclone {
   host: '127.0.0.1'
