@@ -18,6 +18,8 @@ export interface AfterUploadState {
   epoch: number
   /** There only while it is due, since it is what the index holds; ms since the epoch. */
   dueAt?: number
+  /** There only while a worker has it. */
+  leaseUntil?: number
   at: number | null
   movedTo: string | null
   error: RecordedError | null
@@ -64,7 +66,8 @@ export function makeDue(state: AfterUploadState, now: number): AfterUploadState 
 /** A worker takes the step, with the next epoch; null when it is not due. One that is lost gives it back when `dueAt` comes. */
 export function claimStep(state: AfterUploadState | null | undefined, now: number): AfterUploadState | null {
   if (state?.status !== 'due' || (state.dueAt ?? 0) > now) return null
-  return { ...state, epoch: state.epoch + 1, attempts: state.attempts + 1, dueAt: now + AFTER_UPLOAD_LEASE_MS }
+  const leaseUntil = now + AFTER_UPLOAD_LEASE_MS
+  return { ...state, epoch: state.epoch + 1, attempts: state.attempts + 1, dueAt: leaseUntil, leaseUntil }
 }
 
 /** The state after an attempt, whether it releases the name, and the reason for the history; null state: nothing is to be done any more. */
@@ -74,7 +77,8 @@ export function endStep(
   now: number,
   random: number
 ): { state: AfterUploadState | null; released: boolean; why: string | null } {
-  const { dueAt: _dueAt, ...rest } = state
+  const { leaseUntil: _, ...held } = state
+  const { dueAt: __, ...rest } = held
   const ended = { ...rest, at: now, error: null }
   switch (outcome.kind) {
     case 'deleted':
@@ -89,7 +93,7 @@ export function endStep(
       return { state: null, released: false, why: null }
     case 'deferred': {
       const back = { attempts: state.attempts - 1, dueAt: now + outcome.waitMs, error: outcome.error ?? state.error }
-      return { state: { ...state, ...back }, released: false, why: null }
+      return { state: { ...held, ...back }, released: false, why: null }
     }
     case 'retry': {
       const { error } = outcome
@@ -97,7 +101,7 @@ export function endStep(
         return { state: { ...ended, status: 'failed', error }, released: false, why: error.message }
       }
       const later = now + backoffMs(AFTER_UPLOAD_BACKOFF, state.attempts, random)
-      return { state: { ...state, dueAt: later, error }, released: false, why: null }
+      return { state: { ...held, dueAt: later, error }, released: false, why: null }
     }
   }
 }

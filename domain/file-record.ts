@@ -71,6 +71,7 @@ export interface FileRecord {
   attempts: number
   epoch: number
   worker: string | null
+  /** While somebody copies it, or looks whether it has settled: when that is lost. */
   leaseUntil: number
   /** When there is something to do next: the next look (settling), the next try (pending). */
   dueAt: number

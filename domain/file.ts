@@ -183,10 +183,16 @@ function again<T extends { dueAt: number }>(change: T): T & { turn: string } {
   return { ...change, turn: laterTurn(change.dueAt) }
 }
 
-/** A lease that ran out: the worker is lost. An attempt that had finished a part costs none. */
+/** A lease that ran out: the worker is lost. */
 export function rescue(file: FileRecord, now: number, random: number): FileRecord | null {
   if (file.status !== 'downloading' || file.leaseUntil + SKEW_MS > now) return null
-  const error = { type: 'WORKER_LOST', message: `the lease of ${file.worker} ran out`, at: now }
+  return handOver(file, `the lease of ${file.worker} ran out`, now, random)
+}
+
+/** Its worker is lost for good. An attempt that had finished a part costs none. null when nobody had it. */
+export function handOver(file: FileRecord, why: string, now: number, random: number): FileRecord | null {
+  if (file.status !== 'downloading') return null
+  const error = { type: 'WORKER_LOST', message: why, at: now }
   const gotOn = (file.upload?.parts.length ?? 0) > file.partsAtClaim
   const attempts = gotOn ? file.attempts - 1 : file.attempts
   return retryLater({ ...file, attempts, leaseUntil: 0, progress: null }, error, now, random)
@@ -227,7 +233,7 @@ export function vanish(file: FileRecord, now: number): FileRecord | null {
   if (file.status !== 'settling' && file.status !== 'pending') return null
   // A worker that has begun an upload left something behind, and the next one clears it away.
   if (isRefetching(file) && file.upload === null) return backToStored(file, 'vanished', now)
-  const free = { reason: null, settle: null, worker: null }
+  const free = { reason: null, settle: null, worker: null, leaseUntil: 0 }
   // A file that was never claimed, though an operator cancelled it once, cannot have been stored.
   if (file.reservedKey === undefined) return enter(file, { ...free, status: 'vanished' }, now, 'gone from the server')
   if (file.status === 'pending') return file.dueAt > now ? { ...file, dueAt: now, updatedAt: now } : null

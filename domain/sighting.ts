@@ -90,7 +90,13 @@ function blank(rules: SightingRules, sighting: Sighting, version: number, now: n
 /** A record that is not stored takes a sighting in: settles, is skipped, or becomes pending. */
 function absorb(file: FileRecord, sighting: Sighting, rules: SightingRules, now: number): FileRecord {
   const changed = file.size !== sighting.size || file.mtime !== sighting.mtime
-  const seen = { size: sighting.size, mtime: sighting.mtime, seenEpoch: rules.scanEpoch, serverName: rules.serverName }
+  const seen = {
+    size: sighting.size,
+    mtime: sighting.mtime,
+    seenEpoch: rules.scanEpoch,
+    serverName: rules.serverName,
+    leaseUntil: 0
+  }
   const ripe = ripen(sighting, file.status === 'settling' ? file : null, rules, now)
   if (ripe.kind === 'skipped') {
     return enter(file, { ...seen, status: 'skipped', reason: ripe.reason, settle: null }, now, ripe.reason)

@@ -16,6 +16,7 @@ import { refetch } from '../domain/refetch.ts'
 import { isAtRest, type Sighting, type SightingRules } from '../domain/sighting.ts'
 import type { Collection, Query } from '../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../drivers/db/connection.ts'
+import { freeFiles } from '../drivers/db/dead-leases.ts'
 import { FileRecords, fileIndexes } from '../drivers/db/file-records.ts'
 import { mutate } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
@@ -486,6 +487,8 @@ export function filesService(config: Config): ServiceSchema {
 
     async started(this: any) {
       this.records = new FileRecords(this.collection, { keyOf: objectKey, otherKeyOf: alternativeKey })
+      const freed = this.database.isTakenOver?.('files') ? await freeFiles(this.records, Date.now()) : null
+      if (freed) this.logger.info(freed)
       if (config.embedded) await this.warnOfMemory()
     }
   } as ServiceSchema & ThisType<FilesService>

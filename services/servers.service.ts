@@ -12,6 +12,7 @@ import * as registry from '../domain/server.ts'
 import { checkServer, newServer, type ServerInput } from '../domain/server-input.ts'
 import type { Index, Query } from '../drivers/db/collection.ts'
 import { type Database, openDatabase } from '../drivers/db/connection.ts'
+import { freeServers } from '../drivers/db/dead-leases.ts'
 import { mutate, mutateEach } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
 import type { ServerTarget } from '../workers/connect.ts'
@@ -454,6 +455,11 @@ export function serversService(config: Config): ServiceSchema {
         if (!server) throw new IngestError('NOT_FOUND', `there is no server ${id}`)
         return server
       }
+    },
+
+    async started(this: any) {
+      const freed = this.database.isTakenOver?.('servers') ? await freeServers(this.collection, Date.now()) : null
+      if (freed) this.logger.info(freed)
     }
   } as ServiceSchema
 }

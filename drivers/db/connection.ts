@@ -35,6 +35,11 @@ export interface Database {
   collection<T extends Document>(adapter: DbAdapter, indexes: Index[]): Promise<Collection<T>>
   /** What was found lost when the collection was loaded, each a sentence; a MongoDB looks after itself. */
   damageOf?(name: string): string[]
+  /**
+   * Whether this process has just taken the collection over from one that has ended: true once, and never of a MongoDB,
+   * whose other users live on.
+   */
+  isTakenOver?(name: string): boolean
   /** Rejects with DATABASE_UNAVAILABLE when the database does not answer. */
   ping(): Promise<void>
   /** Gives this user's share back; idempotent. */
@@ -107,6 +112,7 @@ async function openFolder(folder: string): Promise<Database> {
   })
   const stores = new Map<string, Promise<LoadedAdapter>>()
   const damage = new Map<string, string[]>()
+  const takenOver = new Set<string>()
   let compaction: NodeJS.Timeout | undefined
 
   function check(): void {
@@ -165,6 +171,11 @@ async function openFolder(folder: string): Promise<Database> {
     collection: <T extends Document>(adapter: DbAdapter, indexes: Index[]) =>
       nedbCollection<T>((adapter as unknown as LoadedAdapter).db, indexes, check),
     damageOf: (name) => damage.get(name) ?? [],
+    isTakenOver: (name) => {
+      const isFirst = !takenOver.has(name)
+      takenOver.add(name)
+      return isFirst
+    },
     ping: async () => check(),
     close: async () => {
       clearInterval(compaction)

@@ -218,7 +218,7 @@ export class FileRecords {
 
   /** Pending records that were written before there were turns get one; answers how many. */
   giveTurns(): Promise<number> {
-    return this.#changeAll({ status: 'pending', turn: { $exists: false } }, (file) => ({
+    return this.changeAll({ status: 'pending', turn: { $exists: false } }, (file) => ({
       ...file,
       turn: laterTurn(file.dueAt)
     }))
@@ -285,7 +285,10 @@ export class FileRecords {
   /** Settling files whose next look is due; taking them moves the look on, so that each goes to one caller. */
   async claimLooks(limit: number, now: number): Promise<{ serverId: string; paths: string[] }[]> {
     const due = await this.#files.find({ status: 'settling', dueAt: { $lte: now } }, { sort: { dueAt: 1 }, limit })
-    const pairs = due.map((from) => ({ from, to: { ...from, dueAt: now + LEASE_MS } }))
+    const pairs = due.map((from) => ({
+      from,
+      to: { ...from, leaseUntil: now + LEASE_MS, dueAt: now + LEASE_MS }
+    }))
     const written = await this.#files.replaceEach(pairs)
     const byServer = new Map<string, string[]>()
     pairs.forEach(({ from }, index) => {
@@ -345,21 +348,22 @@ export class FileRecords {
   }
 
   async retryFailed(serverId: string | undefined, now: number): Promise<number> {
-    return this.#changeAll({ status: 'failed', ...(serverId ? { serverId } : {}) }, (file) => machine.retry(file, now))
+    return this.changeAll({ status: 'failed', ...(serverId ? { serverId } : {}) }, (file) => machine.retry(file, now))
   }
 
   /** Answers how many records changed, and what is dropped of them. */
   async abandon(serverId: string, now: number): Promise<{ abandoned: number; dropped: machine.DroppedUpload[] }> {
     const statuses = ['settling', 'pending', 'downloading', 'failed', 'vanished']
     const dropped: machine.DroppedUpload[] = []
-    const abandoned = await this.#changeAll({ serverId, status: { $in: statuses } }, (file) => {
+    const abandoned = await this.changeAll({ serverId, status: { $in: statuses } }, (file) => {
       dropped.push(...machine.droppedUploads(file))
       return machine.abandon(file, now)
     })
     return { abandoned, dropped }
   }
 
-  async #changeAll(query: Query, change: (file: FileRecord) => FileRecord | null): Promise<number> {
+  /** Changes all that a query finds, in pages; answers how many. */
+  async changeAll(query: Query, change: (file: FileRecord) => FileRecord | null): Promise<number> {
     let changed = 0
     let last = ''
     for (;;) {

@@ -65,12 +65,9 @@ describe('the embedded process, killed over and over and its database torn', () 
   let onDisk: Embedded
   let onMinio: Embedded
 
-  // Side by side: most of it is waiting for leases.
   beforeAll(async () => {
-    // What a killed process held is free again after a lease: the next one must not have to wait for it to be killed, too.
-    const policy = { maxConnections: 2 * KILLS }
-    onDisk = await startEmbedded({ policy })
-    onMinio = await startEmbedded({ store: 'minio', policy })
+    onDisk = await startEmbedded()
+    onMinio = await startEmbedded({ store: 'minio' })
     const both = [onDisk, onMinio].map((place, seed) => killOften(place, randomOf(seed)).then(() => settle(place)))
     await Promise.all(both)
   })
@@ -88,4 +85,33 @@ describe('the embedded process, killed over and over and its database torn', () 
       expect(await of().problems()).toEqual([])
     }
   )
+})
+
+describe('the embedded process, killed while it copies over the only connection that its server allows', () => {
+  let place: Embedded
+
+  beforeAll(async () => {
+    place = await startEmbedded({ policy: { maxConnections: 1 } })
+  })
+  afterAll(() => place?.stop())
+
+  test('goes on as soon as it runs again, without waiting for its own leases, and says what it frees', async () => {
+    const { longshore, proxy, root, becomes } = place
+    proxy.throttle(4 * MiB)
+    await writeSource(root, 'large', 24 * MiB)
+    await waitFor(() => proxy.received > 2 * MiB, { timeoutMs: 60_000, what: 'the copy to be under way', everyMs: 5 })
+    await longshore.processes[0]!.stop('SIGKILL')
+    await longshore.processes[0]!.exited
+    proxy.throttle(null)
+    await longshore.restart()
+    // A lease and its margin are 35 s.
+    await becomes('large', 'notified', 20_000)
+    expect(longshore.output()).toMatch(/free at once: connection: 1/)
+    expect(longshore.output()).toMatch(/free at once: copy: 1/)
+    expect(longshore.output().match(/free at once/g)).toHaveLength(2)
+    await longshore.restart()
+    await becomes('large', 'notified')
+    expect(longshore.output().match(/free at once/g)).toHaveLength(2)
+    expect(await place.problems()).toEqual([])
+  })
 })

@@ -234,6 +234,16 @@ describe('the embedded database', () => {
     expect(await (await openThings(await open())).count({})).toBe(2)
   })
 
+  test('is taken over from a process that has ended once for all of its users, and again when all had closed it', async () => {
+    const [first, second] = await Promise.all([open(), open()])
+    expect(first!.isTakenOver!('things')).toBe(true)
+    expect(second!.isTakenOver!('things')).toBe(false)
+    await first!.close()
+    expect((await open()).isTakenOver!('things')).toBe(false)
+    await Promise.all([...opened].map((database) => database.close()))
+    expect((await open()).isTakenOver!('things')).toBe(true)
+  })
+
   test('a folder that another process uses is a CONFLICT of one line that names it', async () => {
     const child = await otherProcess()
     const failure = await openDatabase({ mongoUrl: null, dataDir }).catch((error: Error) => error)
