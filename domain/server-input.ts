@@ -38,7 +38,17 @@ const namePart = z
   .min(1)
   .max(64)
   .regex(/^[^/\0]*$/, 'must be part of a name, without a slash')
-const markerWays = { suffix: namePart.optional(), extension: namePart.optional(), file: namePart.optional() }
+/** One that begins with a letter would make markers of ordinary files, as `done` would of `abandoned`. */
+const suffix = namePart.regex(/^[^\p{L}\p{N}]/u, 'must begin with a sign, such as the dot of .done')
+const extension = namePart.regex(/^\./, 'must begin with a dot, such as .done')
+const markerFile = namePart.regex(/^(?!\.{1,2}$)/, 'must be the name of a file')
+const markerWays = { suffix: suffix.optional(), extension: extension.optional(), file: markerFile.optional() }
+const settle = z
+  .strictObject({ checks: z.int().min(1).max(10), seconds: z.number().min(0).max(86_400) })
+  .refine(({ checks, seconds }) => checks > 1 || seconds === 0, {
+    path: ['checks'],
+    message: 'must be at least 2 where seconds is not 0: one look does not last'
+  })
 const marker = z
   .strictObject(markerWays)
   .refine((ways) => Object.values(ways).filter((way) => way !== undefined).length === 1, {
@@ -88,14 +98,14 @@ const fields = {
     .nullable(),
   cron: z.string().min(1).max(256).nullable(),
   timezone: z.string().min(1).max(64).nullable(),
-  settle: z.strictObject({ checks: z.int().min(1).max(10), seconds: z.number().min(0).max(86_400) }),
+  settle,
   minAge: z
     .number()
     .min(0)
     .max(30 * 86_400),
   marker: marker.nullable(),
   emptyFiles: z.enum(['take', 'skip']),
-  maxSize: z.int().min(0).nullable(),
+  maxSize: z.int().min(1, 'must be at least 1 byte, or null for no limit').nullable(),
   onChange: z.enum(['ignore', 'version']),
   checksum: z.enum(['crc32', 'sha256']),
   afterUpload: z.union([z.enum(['keep', 'delete']), z.strictObject({ move: moveFolder })], {
@@ -225,6 +235,9 @@ export function parseServerUpdate(body: unknown): { input: Partial<ServerInput>;
   const parsed = parse(update, body)
   if (parsed.password !== undefined && parsed.privateKey !== undefined) {
     throw invalid([{ field: 'password', message: 'or privateKey, not both' }])
+  }
+  if (parsed.password !== undefined && parsed.passphrase !== undefined) {
+    throw invalid([{ field: 'passphrase', message: 'goes with privateKey' }])
   }
   checkPatterns(parsed)
   checkExclusive(parsed)
