@@ -2,6 +2,7 @@
 import { access, constants, statfs } from 'node:fs/promises'
 import { type Config, ConfigError, loadConfig } from '../config.ts'
 import { openDatabase } from '../drivers/db/connection.ts'
+import { mongoName } from '../drivers/db/mongo-address.ts'
 import { networkName, tryNats } from '../drivers/network/nats.ts'
 import { openQueue } from '../drivers/queue/open.ts'
 import { nativeBindingFault } from '../drivers/sftp/native-binding.ts'
@@ -95,9 +96,11 @@ async function checkDatabase(config: Config): Promise<string> {
       return `embedded, in use by a running Longshore`
     }
     if (config.mongoUrl === null) throw error
-    throw new Error(`${(error as Error).message}; check MONGO_URL, its user and password, and that MongoDB runs`)
+    throw new Error(
+      `${mongoName(config.mongoUrl)}: ${(error as Error).message}; check MONGO_URL, its user and password, and that MongoDB runs`
+    )
   }
-  return config.mongoUrl === null ? 'embedded, and nobody uses it' : 'MongoDB answers'
+  return config.mongoUrl === null ? 'embedded, and nobody uses it' : `${mongoName(config.mongoUrl)} answers`
 }
 
 async function checkStore(config: Config) {

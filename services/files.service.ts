@@ -6,6 +6,7 @@ import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload.ts'
 import { ANNOUNCEMENT_BACKOFF, backoffMs } from '../domain/backoff.ts'
+import { refusedByHand } from '../domain/by-hand.ts'
 import { IngestError, type RecordedError } from '../domain/errors.ts'
 import { recordedWhy } from '../domain/explain.ts'
 import type { DroppedUpload, Outcome } from '../domain/file.ts'
@@ -481,7 +482,7 @@ export function filesService(config: Config): ServiceSchema {
         }
         const [there] = await this.collection.findByIds([id])
         if (!there) throw new IngestError('NOT_FOUND', `there is no file ${id}`)
-        throw new IngestError('CONFLICT', `a file that is ${there.status} cannot ${what}`)
+        throw new IngestError('CONFLICT', refusedByHand(there, what, Date.now()))
       }
     },
 

@@ -12,6 +12,7 @@ export interface RootTest {
 
 export interface ServerTest {
   ok: boolean
+  /** The one that the server showed, pinned or not; null where it came to none. */
   hostKey: string | null
   latencyMs: number | null
   roots: RootTest[]
@@ -24,10 +25,14 @@ export async function testServer(connector: Connector, target: ServerTarget, roo
   let hostKey: string | null = null
   const seeing: Connector = {
     ...connector,
-    pinHostKey: async (id, fingerprint) => {
-      hostKey = fingerprint
-      return connector.pinHostKey(id, fingerprint)
-    }
+    open: (to, options) =>
+      connector.open(to, {
+        ...options,
+        verifyHostKey: (fingerprint) => {
+          hostKey = fingerprint
+          return options.verifyHostKey(fingerprint)
+        }
+      })
   }
   try {
     const sftp = await connectToServer(seeing, target, AbortSignal.timeout(TEST_MS))
@@ -47,7 +52,7 @@ export async function testServer(connector: Connector, target: ServerTarget, roo
       }
       const failed = tested.find((root) => !root.readable)
       const latencyMs = Math.round(sftp.latencyMs * 10) / 10
-      return { ok: !failed, hostKey: sftp.hostKey, latencyMs, roots: tested, error: failed?.error ?? null }
+      return { ok: !failed, hostKey, latencyMs, roots: tested, error: failed?.error ?? null }
     } finally {
       await sftp.close()
     }

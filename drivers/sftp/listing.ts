@@ -24,7 +24,10 @@ export async function* listPages(operations: Operations, channel: Channel, path:
     translate: (error: unknown) => requestError(error, 'list', path),
     onTimeout: (timeoutMs: number) => requestTimeout('list', path, timeoutMs)
   }
-  const handle = await operations.run<Buffer>((done) => sftp.opendir(path, done), { ...request, late: close })
+  const opening = operations.run<Buffer>((done) => sftp.opendir(path, done), { ...request, late: close })
+  const handle = await opening.catch(async (error) => {
+    throw (await isNoFolder(operations, sftp, path, error)) ? noFolder(path) : error
+  })
 
   const ahead: Promise<FileEntryWithStats[] | null>[] = []
   const readPage = () => {
@@ -51,6 +54,30 @@ export async function* listPages(operations: Operations, channel: Channel, path:
   } finally {
     await closeHandle(operations, sftp, handle, path)
   }
+}
+
+/** Of a file most servers say that it does not exist, some that it failed. */
+async function isNoFolder(
+  operations: Operations,
+  sftp: SFTPWrapper,
+  path: string,
+  error: IngestError
+): Promise<boolean> {
+  if (error.type !== 'SFTP_NO_SUCH_PATH' && error.type !== 'SFTP_FAILURE') return false
+  const request = {
+    translate: (thrown: unknown) => requestError(thrown, 'stat', path),
+    onTimeout: (timeoutMs: number) => requestTimeout('stat', path, timeoutMs)
+  }
+  const seen = await operations
+    .run<FileEntryWithStats['attrs']>((done) => sftp.stat(path, done as never), request)
+    .then(toAttributes, () => null)
+  return seen !== null && seen.kind !== 'folder'
+}
+
+function noFolder(path: string): IngestError {
+  return new IngestError('SFTP_FAILURE', `Could not list ${JSON.stringify(path)}: it is a file, not a folder.`, {
+    data: { path }
+  })
 }
 
 type Readdir = (

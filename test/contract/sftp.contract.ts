@@ -184,6 +184,13 @@ export function sftpContract(name: string, open: () => Promise<ContractServer>, 
       for (const entry of entries.filter((one) => one.name !== 'good')) expect(entry.badName).toBe('not UTF-8')
     })
 
+    test('says of a file that it is no folder to be listed', async () => {
+      await writeFile(local('no-folder'), 'hello')
+      const error = await failure(pages(sftp, remote('no-folder')))
+      expect(error).toMatchObject({ type: 'SFTP_FAILURE' })
+      expect(error.message).toMatch(/no-folder": it is a file, not a folder/)
+    })
+
     test('says which path is missing', async () => {
       for (const attempt of [
         () => sftp.stat(remote('nowhere')),

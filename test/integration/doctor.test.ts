@@ -43,6 +43,9 @@ describe('longshore doctor', () => {
     const others = { folder: 'ok', database: 'ok', queue: 'ok', network: 'ok', configuration: 'ok' }
     expect(states).toMatchObject({ ...others, store: 'warned' })
     expect(details.store).toContain(`no bucket ${backends.bucket} yet`)
+    expect(details.database).toBe(
+      `MongoDB at ${new URL(backends.env.MONGO_URL!).host}${new URL(backends.env.MONGO_URL!).pathname} answers`
+    )
   })
 
   test('names what to mend of each backend that is away, and looks at the others all the same', async () => {
@@ -54,7 +57,7 @@ describe('longshore doctor', () => {
     }
     const { out, states, details } = await checksOf(env)
     expect(states).toMatchObject({ configuration: 'ok', database: 'failed', network: 'failed', queue: 'ok' })
-    expect(details.database).toContain('check MONGO_URL')
+    expect(details.database).toMatch(new RegExp(`^MongoDB at 127\\.0\\.0\\.1:${port}/l: .*check MONGO_URL`))
     expect(details.network).toContain(`127.0.0.1:${port}`)
     expect(out).not.toContain('canary')
   })

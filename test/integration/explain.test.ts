@@ -203,6 +203,12 @@ describe('a page of a folder', () => {
   test('of a folder that is not there is an answer with the reason', async () => {
     expect(await browse('/no/such/folder')).toMatchObject({ items: [], error: { type: 'SFTP_NO_SUCH_PATH' } })
   })
+
+  test('of a file says that it is one', async () => {
+    const [{ path }] = (await browse(inside)).items.filter(({ kind }: Json) => kind === 'file')
+    const { items, error } = await browse(path)
+    expect([items, error.message]).toEqual([[], expect.stringContaining('it is a file, not a folder')])
+  })
 })
 
 describe('an explanation', () => {

@@ -129,6 +129,17 @@ describe('a server that cannot be used', () => {
       const server = await failing(fields, 'wrong-host-key', 'SFTP_HOST_KEY_MISMATCH')
       expect(server.state).toBe('stopped')
       await expectGoodServerWorks()
+      const { host, port, username, password } = strict
+      const unsaved = { host, port, username, password, hostKey: `SHA256:${'A'.repeat(43)}` }
+      for (const answer of [
+        await longshore.api.post('/servers/test', unsaved),
+        await longshore.api.post(`/servers/${server.id}/test`)
+      ]) {
+        // The key that was shown, to be compared with what the partner says.
+        expect(answer).toMatchObject({ ok: false, hostKey: expect.stringMatching(/^SHA256:.{43}$/) })
+        expect(answer.error.type).toBe('SFTP_HOST_KEY_MISMATCH')
+        expect(answer.error.message).toContain(`is ${answer.hostKey}, not the pinned ${unsaved.hostKey}`)
+      }
       expect(strict.logins).toBe(0)
     } finally {
       await strict.stop()
