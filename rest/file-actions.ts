@@ -2,7 +2,7 @@
 import type { ServiceSchema } from 'moleculer'
 import { FILE_STATUSES, type FileRecord } from '../domain/file-record.ts'
 import { noBody } from './body.ts'
-import { integer, listOf, onlyQuery, type RestContext, refuse, serverIdOf, text, time } from './request.ts'
+import { integer, listOf, onlyQuery, type RestContext, refuse, resolvedId, serverIdOf, text, time } from './request.ts'
 import { fileView } from './views.ts'
 
 export const fileAliases = {
@@ -66,9 +66,7 @@ export const fileActions: NonNullable<ServiceSchema['actions']> = {
       if (unknown) refuse(unknown, 'is not a field of this filter (it has serverId, status)')
       if (body.status !== undefined && body.status !== 'failed') refuse('status', 'must be failed')
       if (body.serverId !== undefined && typeof body.serverId !== 'string') refuse('serverId', 'must be a string')
-      const serverId = body.serverId
-        ? (await ctx.call<{ _id: string }, object>('servers.resolve', { ref: body.serverId as string }))._id
-        : undefined
+      const serverId = body.serverId ? await resolvedId(ctx, body.serverId as string) : undefined
       ctx.meta.$statusCode = 202
       return ctx.call('files.retryFailed', serverId ? { serverId } : {}, { timeout: 60_000 })
     }

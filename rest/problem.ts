@@ -17,6 +17,7 @@ const titles: Record<number, string> = {
   401: 'Not authenticated',
   403: 'Not allowed',
   404: 'Not found',
+  405: 'Method not allowed',
   409: 'Conflict',
   412: 'Changed meanwhile',
   413: 'Too large',
@@ -108,7 +109,7 @@ export function problemOf(thrown: Thrown | null | undefined): Problem {
   // The gateway's own words for a path that no route has.
   if (status === 404 && detail === 'Not found') detail = 'there is no such call'
   if (status === 503 && !error.type?.startsWith('STORE')) detail = `${detail}; try again in a moment`
-  const errors = status === 422 || status === 409 ? fieldErrors(error) : undefined
+  const errors = [404, 409, 422].includes(status) ? fieldErrors(error) : undefined
   return problem({ status, code, detail, ...(errors ? { errors } : {}) })
 }
 

@@ -95,16 +95,26 @@ export function listOf<T extends string>(ctx: RestContext, name: string, values:
   return items as T[] | undefined
 }
 
-/** The server that a query names, by id or by name. */
+/** The server that a query names, by id or by name. NOT_FOUND where there is none, and no file of a removed one. */
 export async function serverIdOf(ctx: RestContext): Promise<string | undefined> {
   const ref = text(ctx, 'serverId')
   if (!ref) return undefined
-  // A removed server's files are still found by its id.
-  return ctx.call<{ _id: string }, object>('servers.resolve', { ref }).then(
-    (server) => server._id,
-    (error: IngestError) => {
-      if (error.type === 'NOT_FOUND') return ref
-      throw error
-    }
-  )
+  return resolvedId(ctx, ref).catch(async (error: IngestError) => {
+    if (error.type !== 'NOT_FOUND') throw error
+    // The files of a server that was removed are still found by its id.
+    const { items } = await ctx.call<{ items: object[] }, object>('files.list', { serverId: ref, limit: 1 })
+    if (items.length > 0) return ref
+    throw error
+  })
+}
+
+/** The id of a server that `serverId` gives by id or by name. NOT_FOUND, naming the field. */
+export async function resolvedId(ctx: RestContext, ref: string): Promise<string> {
+  try {
+    return (await ctx.call<{ _id: string }, object>('servers.resolve', { ref }))._id
+  } catch (error) {
+    const { type, message } = error as IngestError
+    if (type !== 'NOT_FOUND') throw error
+    throw new IngestError(type, `serverId: ${message}`, { data: { errors: [{ field: 'serverId', message }] } })
+  }
 }

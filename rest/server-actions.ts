@@ -3,12 +3,12 @@ import { randomUUID } from 'node:crypto'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import { IngestError } from '../domain/errors.ts'
-import type { ScanSummary, SecretField, ServerRecord } from '../domain/server.ts'
+import type { ScanSummary, ServerRecord } from '../domain/server.ts'
 import { parseNewServer, parseServerUpdate, type ServerSecrets } from '../domain/server-input.ts'
-import { seal } from '../drivers/secrets.ts'
 import { noBody } from './body.ts'
 import { dryRunOf } from './inspection-actions.ts'
 import { flag, onlyQuery, type RestContext, refuse } from './request.ts'
+import { sealedSecrets } from './server-secrets.ts'
 import { scanView, serverView } from './views.ts'
 
 export const serverAliases = {
@@ -26,10 +26,8 @@ export const serverAliases = {
 }
 
 export function serverActions(config: Config): NonNullable<ServiceSchema['actions']> {
-  const sealAll = (id: string, secrets: ServerSecrets): ServerRecord['secrets'] =>
-    Object.fromEntries(
-      Object.entries(secrets).map(([field, secret]) => [field, seal(config.encryptionKey, secret, `${id}:${field}`)])
-    ) as Partial<Record<SecretField, never>>
+  const sealAll = (id: string, given: ServerSecrets, saved?: ServerRecord['secrets']) =>
+    sealedSecrets(config.encryptionKey, id, given, saved)
 
   /** By id or by name, wherever a path says `:id`. */
   const resolve = (ctx: RestContext): Promise<ServerRecord> =>
@@ -88,8 +86,8 @@ export function serverActions(config: Config): NonNullable<ServiceSchema['action
       async handler(ctx: RestContext) {
         onlyQuery(ctx, [])
         const { input, secrets } = parseServerUpdate(ctx.params.body)
-        const { _id } = await resolve(ctx)
-        const change = { id: _id, input, secrets: sealAll(_id, secrets), edition: expectedEdition(ctx) }
+        const { _id, secrets: saved } = await resolve(ctx)
+        const change = { id: _id, input, secrets: sealAll(_id, secrets, saved), edition: expectedEdition(ctx) }
         return answer(ctx, await ctx.call('servers.update', change))
       }
     },

@@ -11,6 +11,7 @@ import { fileActions, fileAliases } from '../rest/file-actions.ts'
 import { healthActions, healthAliases, nodeAliases } from '../rest/health-actions.ts'
 import { inspectionActions, inspectionAliases } from '../rest/inspection-actions.ts'
 import { authenticator, mayActAs } from '../rest/keys.ts'
+import { guardMethods } from '../rest/methods.ts'
 import { sendProblem } from '../rest/problem.ts'
 import type { RestMeta } from '../rest/request.ts'
 import { serverActions, serverAliases } from '../rest/server-actions.ts'
@@ -40,6 +41,7 @@ export function apiService(config: Config): ServiceSchema {
       logResponse: 'debug',
       // Never: a body may hold the credentials of an SFTP server.
       logRequestParams: null,
+      use: [guardMethods],
       routes: [
         {
           ...shared,
@@ -95,6 +97,12 @@ export function apiService(config: Config): ServiceSchema {
     methods: {
       openStore(): ObjectStore {
         return openStore(config)
+      },
+
+      /** HEAD where there is no call of its own for it: that of GET, whose body the gateway leaves out. */
+      resolveAlias(this: any, path: string, method?: string) {
+        const find = (one?: string) => ApiGateway.methods!.resolveAlias.call(this, path, one)
+        return find(method) || (method === 'HEAD' && find('GET'))
       },
 
       /** A key first, then the role that the action asks for. */

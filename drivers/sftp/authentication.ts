@@ -1,6 +1,7 @@
 /** How Longshore proves who it is: each secret is shown once, so that no account is locked out by our trying. */
-import ssh2, { type AnyAuthMethod, type ParsedKey } from 'ssh2'
+import type { AnyAuthMethod, ParsedKey } from 'ssh2'
 import { IngestError } from '../../domain/errors.ts'
+import { readPrivateKey } from './private-key.ts'
 import type { SftpTarget } from './sftp.ts'
 
 /** ssh2 takes `false` for "nothing left"; its types do not say so. */
@@ -16,7 +17,7 @@ export type AuthHandler = (methodsLeft: string[] | null, partialSuccess: boolean
  */
 export function authentication(target: SftpTarget, refuse: (error: IngestError) => void): AuthHandler {
   const { username, password } = target
-  const key = target.privateKey === undefined ? null : parseKey(target)
+  const key = target.privateKey === undefined ? null : openKey(target)
   const tried = new Set<Method>()
   let asked = false
 
@@ -65,15 +66,9 @@ function answerOnce(password: string, refuse: (error: IngestError) => void) {
   }
 }
 
-function parseKey(target: SftpTarget): ParsedKey {
-  const parsed = ssh2.utils.parseKey(target.privateKey!, target.passphrase)
-  if (parsed instanceof Error) {
-    throw new IngestError('SFTP_AUTH_FAILED', `The private key cannot be used: ${parsed.message}.`)
-  }
-  // OpenSSH's format may hold several keys by its grammar; no tool writes more than one.
-  const key = Array.isArray(parsed) ? (parsed as ParsedKey[])[0] : parsed
-  if (!key?.isPrivateKey()) {
-    throw new IngestError('SFTP_AUTH_FAILED', 'A public key was given in place of the private key.')
-  }
-  return key
+function openKey({ privateKey, passphrase }: SftpTarget): ParsedKey {
+  const read = readPrivateKey(privateKey!, passphrase)
+  if ('key' in read) return read.key
+  const { field, message } = read.fault
+  throw new IngestError('SFTP_AUTH_FAILED', `The private key cannot be used: ${field} ${message}.`)
 }
