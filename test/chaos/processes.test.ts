@@ -77,6 +77,12 @@ async function held(name: string, bytesPerSecond: number, env: Record<string, st
   return { worker, place, mostBytes: 0 }
 }
 
+/** Resolves when the file has been claimed for so long. */
+async function heldFor(place: Place, ms: number): Promise<void> {
+  const claimedAt = Date.parse((await place.file()).history[1].at)
+  await waitFor(() => Date.now() - claimedAt > ms, { timeoutMs: 60_000, what: 'a lease to run' })
+}
+
 /** Resolves when nothing but keepalives has come for three seconds, to when the last of it came. */
 async function quietSince({ proxy }: Place): Promise<number> {
   let seen = proxy.received
@@ -102,10 +108,15 @@ describe('a large file whose worker', () => {
   test('stands still for less than its lease is copied by that one to its end, and nothing is read again', async () => {
     const place = await places.add('short', 96 * MiB, 16 * MiB)
     await place.received(32 * MiB)
+    // Its claim alone would not carry it to the end of the stop.
+    place.proxy.throttle(MiB)
+    await heldFor(place, LEASE_MS - SHORT_MS / 2)
     const [worker] = workers()
     signal(worker!.pid, 'SIGSTOP')
     await delay(SHORT_MS)
     signal(worker!.pid, 'SIGCONT')
+    await heldFor(place, LEASE_MS + 2 * SKEW_MS)
+    place.proxy.throttle(null)
     await place.notified()
     expect(await place.statuses()).toEqual(ONCE)
     expect(place.proxy.received).toBeLessThan(place.sizeBytes + OVERHEAD_BYTES)
@@ -145,11 +156,7 @@ describe('a large file whose worker', () => {
       signal(frozen.worker.pid, 'SIGCONT')
       backends.proxies!.nats[1].restore()
       for (const { place } of [frozen, parted]) await place.notified()
-      const heldMs = async () => Date.now() - Date.parse((await ahead.place.file()).history[1].at)
-      await waitFor(async () => (await heldMs()) > LEASE_MS + 2 * SKEW_MS, {
-        timeoutMs: 60_000,
-        what: 'a lease to end'
-      })
+      await heldFor(ahead.place, LEASE_MS + 2 * SKEW_MS)
       ahead.place.proxy.throttle(null)
       await ahead.place.notified()
     })
@@ -188,8 +195,14 @@ describe('a large file whose worker', () => {
 describe('the copies', () => {
   test('stop before their leases end while the database is silent, and go on from their parts', async () => {
     const place = await places.add('database', 192 * MiB, 16 * MiB)
-    await place.received(48 * MiB)
-    place.proxy.throttle(2 * MiB)
+    // The first parts of every range are done and the next ones begun, none of which ends while the database is silent:
+    // a copy that only stops because it cannot say what it has done stops too late.
+    await place.received(IN_FLIGHT_BYTES + 8 * MiB)
+    place.proxy.throttle(MiB / 2)
+    await waitFor(async () => (await storedPartBytes(store, place.key)) >= IN_FLIGHT_BYTES, {
+      timeoutMs: 30_000,
+      what: 'the first parts to be stored'
+    })
     const frozenAt = Date.now()
     signal(backends.mongo.pid!, 'SIGSTOP')
     expect((await quietSince(place)) - frozenAt).toBeLessThan(LEASE_MS)
