@@ -158,7 +158,7 @@ async function runJest(args: string[]): Promise<{ result: JestResult | null; cod
       givingUp = setTimeout(() => {
         problems.push('the tests ended, but left something open that kept jest from ending')
         child.kill('SIGKILL')
-      })
+      }, 120_000)
     }, 1000)
     const code = await new Promise<number>((done) => {
       child.once('error', () => done(1))
