@@ -3,29 +3,10 @@ import fc from 'fast-check'
 import type { MarkerPolicy } from '../../domain/marker.ts'
 import { createReadiness, isMovedInto, type Known, markerPath, placeOf, type Seen } from '../../domain/readiness.ts'
 import type { ServerPolicy } from '../../domain/server.ts'
+import { scanPolicy } from '../support/scan-policy.ts'
 
 const start = 1_700_000_000_000
-const policy: ServerPolicy = {
-  roots: ['/in'],
-  recursive: true,
-  maxDepth: 3,
-  symlinks: 'skip',
-  include: [],
-  exclude: [],
-  tempPatterns: ['*.part', '.*'],
-  settle: { checks: 1, seconds: 0 },
-  minAge: 0,
-  marker: null,
-  emptyFiles: 'take',
-  maxSize: null,
-  onChange: 'ignore',
-  checksum: 'crc32',
-  bandwidth: null,
-  keyTemplate: '{server}/{path}',
-  order: 'oldest',
-  afterUpload: 'keep',
-  movedInto: []
-}
+const policy: ServerPolicy = { ...scanPolicy, roots: ['/in'], maxDepth: 3, tempPatterns: ['*.part', '.*'] }
 const with_ = (change: Partial<ServerPolicy>) => createReadiness({ ...policy, ...change })
 const file = (change: Partial<Seen> = {}): Seen => ({
   path: '/in/a.csv',

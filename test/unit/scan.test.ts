@@ -4,28 +4,8 @@ import type { ServerPolicy } from '../../domain/server.ts'
 import type { Sighting } from '../../domain/sighting.ts'
 import { scanServer } from '../../workers/scan.ts'
 import { type FakeSftp, fakeSftp, type Node } from '../support/fake-sftp.ts'
+import { scanPolicy } from '../support/scan-policy.ts'
 
-const policy: ServerPolicy = {
-  roots: ['/'],
-  recursive: true,
-  maxDepth: 32,
-  symlinks: 'skip',
-  include: [],
-  exclude: [],
-  tempPatterns: [],
-  settle: { checks: 1, seconds: 0 },
-  minAge: 0,
-  marker: null,
-  emptyFiles: 'take',
-  maxSize: null,
-  onChange: 'ignore',
-  checksum: 'crc32',
-  bandwidth: null,
-  keyTemplate: '{server}/{path}',
-  order: 'oldest',
-  afterUpload: 'keep',
-  movedInto: []
-}
 const file: Node = { kind: 'file', size: 1 }
 const denied = new IngestError('SFTP_PERMISSION_DENIED', 'denied')
 
@@ -40,7 +20,7 @@ async function scan(
   const vanished: string[] = []
   const result = await scanServer(
     fake.sftp,
-    { ...policy, ...changes },
+    { ...scanPolicy, ...changes },
     {
       register: async (sightings) => {
         batches.push(sightings)
