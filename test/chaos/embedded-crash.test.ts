@@ -30,7 +30,6 @@ async function killOften(place: Embedded, random: Random): Promise<void> {
     const from = proxy.received
     const bytes = [random.between(64 * KiB, 20 * MiB), random.between(1, 64 * KiB), 0][kill % 3]!
     await waitFor(() => proxy.received >= from + bytes, {
-      timeoutMs: 60_000,
       what: `${bytes} bytes to come`,
       everyMs: 1,
       explain: longshore.output
@@ -52,7 +51,6 @@ async function tear(path: string, random: Random): Promise<void> {
 async function settle({ longshore }: Embedded): Promise<void> {
   const { api } = longshore
   await waitFor(async () => (await api.get('/stats')).files.notified.count === KILLS * FILES_A_ROUND, {
-    timeoutMs: 90_000,
     what: 'every file to be notified',
     explain: async () => {
       const open = (await api.files()).find(({ status }) => status !== 'notified')

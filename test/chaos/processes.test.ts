@@ -95,7 +95,7 @@ async function quietSince({ proxy }: Place): Promise<number> {
       }
       return Date.now() - at > 3_000
     },
-    { timeoutMs: 60_000, what: 'the copy to stand still', explain: longshore.output }
+    { what: 'the copy to stand still', explain: longshore.output }
   )
   return at
 }
@@ -143,7 +143,6 @@ describe('a large file whose worker', () => {
       for (const one of [frozen, parted]) {
         const { place } = one
         await waitFor(async () => claimsOf(await place.file()).length === 2, {
-          timeoutMs: 90_000,
           what: 'another worker to take the file',
           explain: longshore.output
         })
@@ -206,11 +205,11 @@ describe('the copies', () => {
     const frozenAt = Date.now()
     signal(backends.mongo.pid!, 'SIGSTOP')
     expect((await quietSince(place)) - frozenAt).toBeLessThan(LEASE_MS)
-    await waitFor(() => Date.now() > frozenAt + LEASE_MS + 2 * SKEW_MS, { timeoutMs: 60_000, what: 'a lease to end' })
+    await waitFor(() => Date.now() > frozenAt + LEASE_MS + 2 * SKEW_MS, { what: 'a lease to end' })
     expect(await store.head(place.key)).toBeNull()
     signal(backends.mongo.pid!, 'SIGCONT')
     place.proxy.throttle(null)
-    await place.notified(2 * LEASE_MS)
+    await place.notified()
     expect((await place.statuses()).slice(-3)).toEqual(['downloading', 'uploaded', 'notified'])
     expect(place.proxy.received).toBeLessThan(place.sizeBytes + IN_FLIGHT_BYTES + OVERHEAD_BYTES)
     await check()
@@ -224,7 +223,6 @@ describe('the copies', () => {
     await backends.nats.resume()
     place.proxy.throttle(null)
     await waitFor(() => consumer.messages.some(({ event }) => event.data.serverName === 'network'), {
-      timeoutMs: 2 * LEASE_MS,
       what: 'its message',
       explain: longshore.output
     })

@@ -28,7 +28,6 @@ const whole = async () => expect(await longshore.problems()).toEqual([])
 async function untilTried(path: string): Promise<void> {
   longshore.s3!.fault = ({ operation }) => (operation === 'create' ? { kind: 'reset' } : null)
   await waitFor(async () => (await longshore.file(path))?.error?.type === 'STORE_UNAVAILABLE', {
-    timeoutMs: 60_000,
     what: `${path} to wait for the store`,
     explain: longshore.longshore.output
   })
@@ -48,7 +47,6 @@ describe('a source', () => {
     longshore.proxy.throttle(12 * MiB)
     await writeSource(longshore.root, 'rewritten', sizeBytes)
     await waitFor(() => longshore.proxy.received > received + 16 * MiB, {
-      timeoutMs: 60_000,
       what: 'the copy',
       everyMs: 5
     })

@@ -63,7 +63,7 @@ describe('backends that come in any order', () => {
       longshore = await startLongshore({ backends, isTogether: true, isImpatient: true })
       const { api } = longshore
       const live = () => api.request('GET', '/health/live', undefined, { key: null })
-      await waitFor(async () => (await live()).status === 200, { timeoutMs: 20_000, what: 'the process to answer' })
+      await waitFor(async () => (await live()).status === 200, { what: 'the process to answer' })
       const away = new Set(order)
       for (const name of order) {
         // Nothing can be asked of the others without the network.
@@ -71,7 +71,6 @@ describe('backends that come in any order', () => {
           one === 'sftp' ? [] : missedBy[one]
         )
         await waitFor(async () => `${(await ready()).missing.toSorted()}` === `${missed.toSorted()}`, {
-          timeoutMs: 30_000,
           what: `${missed} to be missed`,
           explain: async () => `${JSON.stringify(await ready())}\n${longshore!.output()}`
         })
@@ -79,14 +78,14 @@ describe('backends that come in any order', () => {
         await give(name)
         away.delete(name)
       }
-      await waitFor(async () => (await ready()).status === 'ready', { timeoutMs: 60_000, what: 'all to be there' })
+      await waitFor(async () => (await ready()).status === 'ready', { what: 'all to be there' })
 
       const name = `order-${++servers}`
       await writeSource(backends.root, `${name}/first`, 1000)
       const policy = { roots: [`${backends.root}/${name}`], interval: 1, settle: { checks: 1, seconds: 0 } }
       await api.post('/servers', backends.server({ name, ...policy }))
       const isAnnounced = () => consumer.messages.some(({ event }) => event.data.serverName === name)
-      await waitFor(isAnnounced, { timeoutMs: 60_000, what: 'the file to be announced', explain: longshore.output })
+      await waitFor(isAnnounced, { what: 'the file to be announced', explain: longshore.output })
 
       // Once for each thing that waits, not once for each try.
       const complaints = longshore.output().match(/^.*(WARN|ERROR).*$/gm) ?? []
@@ -106,12 +105,13 @@ describe('backends that come in any order', () => {
     const policy = { roots: [`${backends.root}/late`], interval: 1, settle: { checks: 1, seconds: 0 } }
     await api.post('/servers', backends.server({ name: 'late', ...policy }))
     await waitFor(async () => (await api.get('/servers/late')).failures >= 3, {
-      timeoutMs: 60_000,
       what: 'three failures'
     })
     await give('sftp')
     const isAnnounced = () => consumer.messages.some(({ event }) => event.data.serverName === 'late')
-    await waitFor(isAnnounced, { timeoutMs: 60_000, what: 'the file to be announced', explain: longshore.output })
+    const twoLeasesMs = 60_000
+    const what = 'the file to be announced'
+    await waitFor(isAnnounced, { timeoutMs: twoLeasesMs, what, explain: longshore.output })
   })
 })
 

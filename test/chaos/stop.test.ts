@@ -41,7 +41,6 @@ describe('SIGTERM', () => {
   const explain = async () => `${JSON.stringify((await api().get('/stats')).files)}\n${fleet.output()}`
   const allNotified = () =>
     waitFor(async () => (await api().get('/stats')).files.notified.count === written, {
-      timeoutMs: 120_000,
       what: `${written} files to be notified`,
       explain
     })
@@ -57,7 +56,6 @@ describe('SIGTERM', () => {
     backends.proxy!.throttle(16 * MiB)
     await put('handed-over', 400 * MiB)
     await waitFor(() => backends.proxy!.received > received + 80 * MiB, {
-      timeoutMs: 60_000,
       what: 'the copy',
       explain
     })
@@ -97,8 +95,8 @@ describe('SIGTERM', () => {
       const { code, tookMs } = await fleet.end(member, 'SIGTERM', 0)
       expect(`${member.name} ${code}`).toBe(`${member.name} 0`)
       expect(tookMs).toBeLessThan(DEADLINE_MS)
-      await waitFor(() => member.process !== null, { timeoutMs: 30_000, what: `${member.name} to be back` })
-      await fleet.ready(60_000)
+      await waitFor(() => member.process !== null, { what: `${member.name} to be back` })
+      await fleet.ready()
     }
     isOver.abort()
     await load

@@ -67,7 +67,7 @@ const refused = (path: string, type: RegExp, times: number) =>
       const tries = file?.history.filter(({ status }: Json) => status === 'downloading').length ?? 0
       return type.test(file?.error?.type ?? '') && tries >= times && file.status === 'pending' ? file : null
     },
-    { timeoutMs: 90_000, what: `${path} to wait for the store`, explain: longshore.longshore.output }
+    { what: `${path} to wait for the store`, explain: longshore.longshore.output }
   )
 
 describe('a store', () => {
@@ -75,11 +75,11 @@ describe('a store', () => {
     once('part', { kind: 'silent', afterBytes: 2 * MiB })
     const received = longshore.proxy.received
     await put('silent', LARGE_BYTES)
-    await waitFor(() => longshore.s3!.seen.faults === 1, { timeoutMs: 60_000, what: 'the silence', everyMs: 5 })
+    await waitFor(() => longshore.s3!.seen.faults === 1, { what: 'the silence', everyMs: 5 })
     await put('neighbour', 1000)
     await longshore.becomes('neighbour', 'notified')
     expect((await longshore.file('silent')).status).toBe('downloading')
-    const file = await longshore.becomes('silent', 'notified', 90_000)
+    const file = await longshore.becomes('silent', 'notified')
     expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
     expect(file.history[2].reason).toMatch(/silent for 30000 ms/)
     expect(file.attempts).toBe(1)

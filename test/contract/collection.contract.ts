@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
+import type { IngestError } from '../../domain/errors.ts'
 import type { Collection, Document, Index } from '../../drivers/db/collection.ts'
 
 export interface Thing extends Document {
@@ -204,7 +205,16 @@ export function collectionContract(name: string, start: () => Promise<Collection
         await put(...Array.from({ length: 400 }, (_, i) => thing(i, { readyAt: i })))
         const won = new Map<string, string>()
         let tries = 0
+        let isUnsure = false
         async function claim(claimer: string): Promise<void> {
+          await claims(claimer).catch((error: IngestError) => {
+            // A machine too busy to answer in time: what was asked may have been done nevertheless.
+            if (error.type !== 'DATABASE_UNAVAILABLE') throw error
+            isUnsure = true
+            return claim(claimer)
+          })
+        }
+        async function claims(claimer: string): Promise<void> {
           for (;;) {
             const free = await things.find(
               { status: 'new', readyAt: { $lte: 400 } },
@@ -223,11 +233,11 @@ export function collectionContract(name: string, start: () => Promise<Collection
           }
         }
         await Promise.all(Array.from({ length: 50 }, (_, i) => claim(`claimer ${i}`)))
-        expect(won.size).toBe(400)
         expect(tries).toBeGreaterThan(400)
-        const stored = await things.find({})
-        expect(new Map(stored.map(({ _id, key }) => [_id, key]))).toEqual(won)
-        expect(stored.every(({ revision }) => revision === 1)).toBe(true)
+        const stored = new Map((await things.find({})).map((one) => [one._id, one]))
+        if (!isUnsure) expect(won.size).toBe(400)
+        for (const [id, key] of won) expect(stored.get(id)!.key).toBe(key)
+        expect([...stored.values()].map(({ revision }) => revision)).toEqual(Array(400).fill(1))
       })
     })
 

@@ -29,6 +29,9 @@ collectionContract('MongoDB', async () => {
   }
 })
 
+/** Some seconds, and more on a slow machine. */
+const SOON_MS = 20_000
+
 /** A way to the server that can be cut (`refuse`), and silenced (`freeze`) without closing anything. */
 class Way {
   #server: Server | undefined
@@ -114,7 +117,7 @@ describe('the connection to MongoDB', () => {
     return { way, url: url.href }
   }
 
-  async function eventually<T>(attempt: () => Promise<T>, withinMs = 15_000): Promise<T> {
+  async function eventually<T>(attempt: () => Promise<T>, withinMs = 120_000): Promise<T> {
     const end = performance.now() + withinMs
     for (;;) {
       try {
@@ -126,10 +129,10 @@ describe('the connection to MongoDB', () => {
     }
   }
 
-  async function rejectsWithin5s(promise: Promise<unknown>): Promise<void> {
+  async function rejectsSoon(promise: Promise<unknown>): Promise<void> {
     const before = performance.now()
     await expect(promise).rejects.toMatchObject({ type: 'DATABASE_UNAVAILABLE' })
-    expect(performance.now() - before).toBeLessThan(5000)
+    expect(performance.now() - before).toBeLessThan(SOON_MS)
   }
 
   const one: Thing = { _id: '1', revision: 0, status: 'new' }
@@ -152,7 +155,7 @@ describe('the connection to MongoDB', () => {
         things.insertNew([one]),
         things.replaceEach([{ from: one, to: { ...one, status: 'claimed' } }]),
         things.removeByIds(['2'])
-      ].map(rejectsWithin5s)
+      ].map(rejectsSoon)
     )
 
     await way.open()
@@ -166,7 +169,7 @@ describe('the connection to MongoDB', () => {
     const things = await openThings(await open(url), 'silent')
     await things.insertNew([one])
     way.freeze()
-    await rejectsWithin5s(things.ping())
+    await rejectsSoon(things.ping())
     await way.refuse()
     await way.open()
     await eventually(() => things.ping())
@@ -177,9 +180,9 @@ describe('the connection to MongoDB', () => {
     await way.refuse()
     const database = await open(url)
     const things = await openThings(database, 'late')
-    await rejectsWithin5s(database.ping())
-    await rejectsWithin5s(things.insertNew([one]))
-    await rejectsWithin5s(things.find({}))
+    await rejectsSoon(database.ping())
+    await rejectsSoon(things.insertNew([one]))
+    await rejectsSoon(things.find({}))
 
     await way.open()
     await eventually(() => things.ping())
@@ -197,7 +200,7 @@ describe('the connection to MongoDB', () => {
     await openThings(database)
     const before = performance.now()
     await database.close()
-    expect(performance.now() - before).toBeLessThan(5000)
+    expect(performance.now() - before).toBeLessThan(SOON_MS)
   })
 
   test('an address that is none is INVALID, and does not repeat the password', async () => {

@@ -38,7 +38,7 @@ afterAll(async () => {
 })
 
 const until = <T>(what: string, condition: () => Promise<T> | T) =>
-  waitFor(condition, { timeoutMs: 60_000, what, explain: () => longshore.output() })
+  waitFor(condition, { what, explain: () => longshore.output() })
 
 async function newFolder(name: string): Promise<string> {
   const folder = join(backends.root, name)

@@ -41,18 +41,16 @@ test('the console joins the running services as a node without any, and stops no
   }
   const ended = new Promise<number | null>((done) => child!.once('close', (code) => done(code)))
   const explain = () => output
-  await waitFor(() => output.includes('longshore $'), { timeoutMs: 30_000, what: 'the prompt', explain })
+  await waitFor(() => output.includes('longshore $'), { what: 'the prompt', explain })
   const joined = await waitFor(async () => (await nodes()).find(({ id }) => id.startsWith('console-')), {
-    timeoutMs: 20_000,
     what: 'the console to be a node'
   })
   expect(joined.services).toEqual([])
   child.stdin!.write('call servers.ping\n')
-  await waitFor(() => /servers\.ping[\s\S]*true/.test(output), { timeoutMs: 20_000, what: 'an answer', explain })
+  await waitFor(() => /servers\.ping[\s\S]*true/.test(output), { what: 'an answer', explain })
   child.stdin!.write('quit\n')
   expect(await ended).toBe(0)
   await waitFor(async () => (await nodes()).length === before.length, {
-    timeoutMs: 20_000,
     what: 'the console to leave'
   })
   expect(await longshore.api.request('GET', '/health/ready')).toMatchObject({ status: 200 })

@@ -39,7 +39,7 @@ describe('the bytes of stored files', () => {
         const file = await fileAt(path)
         return file?.status === 'notified' && more(file) ? file : null
       },
-      { timeoutMs: 60_000, what: `${path} to be notified`, explain: longshore.output }
+      { what: `${path} to be notified`, explain: longshore.output }
     )
   const source = (path: string) => readFile(join(backends.root, path))
   const refetch = (file: Json) => longshore.api.post(`/files/${file.id}/refetch`)
@@ -143,7 +143,7 @@ describe('the bytes of stored files', () => {
       expect(again).toMatchObject({ version: 1, error: null, object: { checksum: file.object.checksum } })
       const content = await get(longshore, `/files/${file.id}/content?redirect=false`)
       expect(sha256(content.bytes)).toBe(sha256(await source(path)))
-      await waitFor(() => messagesOf(file).length > sent, { timeoutMs: 20_000, what: 'the message of the refetch' })
+      await waitFor(() => messagesOf(file).length > sent, { what: 'the message of the refetch' })
       expect(new Set(messagesOf(file).map(({ messageId }) => messageId)).size).toBe(1)
     }
   )
@@ -206,7 +206,6 @@ describe('the bytes of stored files', () => {
     await rm(join(backends.root, 'gone'))
     await refetch(file)
     const after = await waitFor(async () => (await longshore.api.get(`/files/${file.id}`)).error && fileAt('gone'), {
-      timeoutMs: 30_000,
       what: 'the refetch to fail'
     })
     expect(after).toMatchObject({ status: 'notified', error: { type: 'SFTP_NO_SUCH_PATH' }, object: file.object })
@@ -227,7 +226,7 @@ describe('the bytes of stored files', () => {
         const page = await longshore.api.get('/files?serverId=slow&limit=1')
         return page.items.length > 0 ? page : null
       },
-      { timeoutMs: 20_000, what: 'a file to settle' }
+      { what: 'a file to settle' }
     )
     for (const [method, what] of [
       ['POST', 'refetch'],
@@ -274,7 +273,6 @@ describe('the bytes of files in a folder', () => {
       const policy = { roots: ['/'], interval: 1, settle: { checks: 1, seconds: 0 } }
       await longshore.api.post('/servers', { name: 'one', host, port, username, password, ...policy })
       const file = await waitFor(async () => (await longshore.api.get('/files?status=notified')).items[0], {
-        timeoutMs: 20_000,
         what: 'the file to be notified',
         explain: longshore.output
       })

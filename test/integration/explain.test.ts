@@ -224,7 +224,7 @@ describe('an explanation', () => {
         const answer = await explain(path)
         return answer.file?.status === 'notified' ? answer : null
       },
-      { timeoutMs: 30_000, what: 'a.csv to be announced', explain: longshore.output }
+      { what: 'a.csv to be announced', explain: longshore.output }
     )
     expect(done).toMatchObject({
       verdict: 'recorded',
@@ -261,7 +261,6 @@ describe('an explanation', () => {
       hostKey: wrongKey
     })
     await waitFor(async () => (await longshore.api.get('/servers/stopped')).state === 'stopped', {
-      timeoutMs: 20_000,
       what: 'it to be stopped'
     })
     const { logins } = scripted
@@ -326,8 +325,7 @@ describe('the console', () => {
       })
     }
     const ended = new Promise((done) => child!.once('close', done))
-    const says = (what: RegExp) =>
-      waitFor(() => what.test(output), { timeoutMs: 30_000, what: String(what), explain: () => output })
+    const says = (what: RegExp) => waitFor(() => what.test(output), { what: String(what), explain: () => output })
     await says(/longshore \$/)
     child.stdin!.write(`explain partner "${inside}/b.bak"\n`)
     await says(/b\.bak on partner: ignored\n {2}matched by exclude, `\*\.bak`/)

@@ -67,7 +67,7 @@ async function expectFairness(count: number, withinMs: number, env: Record<strin
       return files.find(({ status }) => status === 'uploaded' || status === 'notified')
     }
     const what = `the file ${name} to be stored`
-    const file = await waitFor(stored, { timeoutMs: 60_000, what, explain: longshore.output })
+    const file = await waitFor(stored, { what, explain: longshore.output })
     return fromRegistrationMs(await api.get(`/files/${file.id}`))
   }
   // What it takes with nobody else waiting says how busy the machine is with other things.

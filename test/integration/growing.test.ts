@@ -41,7 +41,7 @@ const becomes = (server: string, path: string, status: string) =>
       const file = await fileAt(server, path)
       return file?.status === status ? file : null
     },
-    { timeoutMs: 40_000, what: `${path} of ${server} to be ${status}`, explain: longshore.output }
+    { what: `${path} of ${server} to be ${status}`, explain: longshore.output }
   )
 
 describe('a growing file', () => {
@@ -50,7 +50,7 @@ describe('a growing file', () => {
     await writeFile(path, 'line 0\n')
     const policy = { roots: ['/growing'], settle: { checks: 3, seconds: 3 } }
     await longshore.api.post('/servers', serverOf('growing', policy))
-    await waitFor(() => fileAt('growing', '/growing/log.csv'), { timeoutMs: 20_000, what: 'the file to be seen' })
+    await waitFor(() => fileAt('growing', '/growing/log.csv'), { what: 'the file to be seen' })
     for (let line = 1; line <= 8; line++) {
       // The partner's own pace, not a wait for anything of ours.
       await delay(1000)
@@ -96,7 +96,6 @@ describe('a server that cannot be used', () => {
         return server.lastError?.type === type ? server : null
       },
       {
-        timeoutMs: 30_000,
         what: `${name} to fail with ${type}`,
         explain: async () => JSON.stringify((await longshore.api.get(`/servers/${name}`)).lastError)
       }
@@ -193,7 +192,7 @@ describe('a server that cannot be used', () => {
         const seen = await fileAt('locked', '/locked/secret.txt')
         return seen?.error && seen
       },
-      { timeoutMs: 30_000, what: 'the refusal to be recorded' }
+      { what: 'the refusal to be recorded' }
     )
     expect(file.error).toMatchObject({
       type: 'SFTP_PERMISSION_DENIED',

@@ -21,8 +21,6 @@ afterAll(async () => {
   await sshd?.stop()
 })
 
-const soon = 60_000
-
 /** A server of its own on a folder of its own; it takes files at once unless told otherwise. */
 async function partner(name: string, more: object = {}) {
   const folder = join(root, name)
@@ -61,8 +59,7 @@ async function partner(name: string, more: object = {}) {
 }
 type Partner = Awaited<ReturnType<typeof partner>>
 
-const until = <T>(what: string, condition: () => Promise<T>) =>
-  waitFor(condition, { timeoutMs: soon, what, explain: longshore.output })
+const until = <T>(what: string, condition: () => Promise<T>) => waitFor(condition, { what, explain: longshore.output })
 
 const latest = async (of: Partner, path: string) => (await of.versions(path)).at(-1)
 

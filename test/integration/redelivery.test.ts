@@ -45,7 +45,6 @@ test('each delivery is one version, one object and one message, though no two of
       await rename(uploading, join(inbox, name))
     }
     await waitFor(async () => (await readdir(inbox)).length === 0, {
-      timeoutMs: 90_000,
       what: `round ${round}`,
       explain
     })
@@ -56,10 +55,9 @@ test('each delivery is one version, one object and one message, though no two of
       const all = await longshore.api.files()
       return all.length === NAMES.length * ROUNDS && all.every(cleared) ? all : null
     },
-    { timeoutMs: 60_000, what: 'every delivery to be done with', explain }
+    { what: 'every delivery to be done with', explain }
   )
   await waitFor(() => new Set(consumer.messages.map(({ messageId }) => messageId)).size === files.length, {
-    timeoutMs: 30_000,
     what: 'all messages'
   })
   expect(new Set(files.map(({ object }) => object.key)).size).toBe(files.length)

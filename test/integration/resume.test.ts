@@ -99,7 +99,7 @@ async function storedBytes(place: Place): Promise<number> {
 
 async function nothingIsLeft(place: Place): Promise<void> {
   const isGone = async () => (await store.listUploads(keyOf(place))).length === 0
-  await waitFor(isGone, { timeoutMs: 15_000, what: 'its upload to be gone', explain: longshore.output })
+  await waitFor(isGone, { what: 'its upload to be gone', explain: longshore.output })
   expect(await store.head(keyOf(place))).toBeNull()
 }
 
@@ -155,7 +155,7 @@ describe('a large file', () => {
     expect(await longshore.api.get(`/files/${place!.file.id}`)).toMatchObject(cancelled)
     await nothingIsLeft(place!)
     // The copy ends within a second (drain-ends.test.ts); the connection is kept for another file for five more.
-    await waitFor(() => place!.proxy.open === 0, { timeoutMs: 15_000, what: 'its connection to be left', everyMs: 20 })
+    await waitFor(() => place!.proxy.open === 0, { what: 'its connection to be left', everyMs: 20 })
     expect(place!.proxy.received).toBeLessThan(FILE_BYTES / 2)
   })
 

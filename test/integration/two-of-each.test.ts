@@ -55,7 +55,6 @@ describe('two scanners, transfers, notifiers and files', () => {
   }
   const allNotified = () =>
     waitFor(async () => (await longshore.api.get('/stats')).files.notified.count === count, {
-      timeoutMs: 120_000,
       what: `${count} files to be notified`,
       explain
     })
@@ -89,7 +88,6 @@ describe('two scanners, transfers, notifiers and files', () => {
     const { received } = backends.proxy!
     await put('store/large', LARGE_BYTES)
     await waitFor(() => backends.proxy!.received > received + 120 * MiB, {
-      timeoutMs: 30_000,
       what: 'the copy to be under way',
       everyMs: 5
     })
@@ -97,7 +95,6 @@ describe('two scanners, transfers, notifiers and files', () => {
     const away = delay(10_000)
     await putSmall('store', 50)
     await waitFor(async () => (await record('store/large'))?.error?.type === 'STORE_UNAVAILABLE', {
-      timeoutMs: 60_000,
       what: 'the outage to be noticed',
       explain
     })
@@ -118,7 +115,6 @@ describe('two scanners, transfers, notifiers and files', () => {
     const before = count
     await putSmall('broker', 60)
     await waitFor(async () => (await longshore.api.get('/stats')).files.uploaded.count === count - before, {
-      timeoutMs: 60_000,
       what: 'everything to be stored without the broker',
       explain
     })
@@ -127,7 +123,6 @@ describe('two scanners, transfers, notifiers and files', () => {
     await backends.rabbit.restart()
     await allNotified()
     await waitFor(() => new Set(consumer.messages.map(({ messageId }) => messageId)).size === count, {
-      timeoutMs: 30_000,
       what: 'the consumer to be back'
     })
     await expectAllWell()

@@ -31,6 +31,7 @@ const RECONNECT_MS = 250
 export async function startConsumer({ url, exchange, routingKey, queue }: ConsumerOptions): Promise<Consumer> {
   const messages: Received[] = []
   let connection: ChannelModel | null = null
+  let attaching: Promise<void> = Promise.resolve()
   let timer: NodeJS.Timeout | undefined
   let isClosed = false
 
@@ -38,7 +39,7 @@ export async function startConsumer({ url, exchange, routingKey, queue }: Consum
     const made = await connect(url)
     // What ends it is told by `close`.
     made.on('error', () => undefined)
-    made.on('close', () => later())
+    made.on('close', later)
     connection = made
     const channel = await made.createChannel()
     channel.on('error', () => undefined)
@@ -57,17 +58,29 @@ export async function startConsumer({ url, exchange, routingKey, queue }: Consum
       channel.ack(message)
     })
   }
+  /** Of the connection that was lost, or that could not be set up: then nothing of it may stay. */
   const later = () => {
+    const left = connection
     connection = null
     clearTimeout(timer)
-    if (!isClosed) timer = setTimeout(() => attach().catch(later), RECONNECT_MS)
+    void left?.close().catch(() => undefined)
+    if (isClosed) return
+    timer = setTimeout(() => {
+      attaching = attach().catch(later)
+    }, RECONNECT_MS)
   }
-  await attach()
+  await attach().catch((error) => {
+    isClosed = true
+    later()
+    throw error
+  })
   return {
     messages,
     async close() {
       isClosed = true
       clearTimeout(timer)
+      // One that is being made would stay open otherwise.
+      await attaching
       await connection?.close().catch(() => undefined)
     }
   }

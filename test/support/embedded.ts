@@ -7,7 +7,7 @@ import { startSshd } from './openssh.ts'
 import { type FaultyProxy, startProxy } from './proxy.ts'
 import type { Json } from './rest.ts'
 import { type S3Proxy, startS3Proxy } from './s3-proxy.ts'
-import { waitFor } from './wait.ts'
+import { PATIENCE_MS, waitFor } from './wait.ts'
 
 export interface Embedded {
   longshore: Longshore
@@ -65,7 +65,7 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
     }
     return {
       ...{ longshore, proxy, s3, root, file, stop },
-      becomes: (path, status, timeoutMs = 60_000) =>
+      becomes: (path, status, timeoutMs = PATIENCE_MS) =>
         waitFor(async () => ((await file(path))?.status === status ? file(path) : null), {
           timeoutMs,
           what: `${path} to be ${status}`,

@@ -94,7 +94,7 @@ async function serve(
 async function answers(endpoint: string): Promise<boolean> {
   const client = new S3Client({ endpoint, bucket: 'longshore-probe', region: 'us-east-1', accessKey, secretKey })
   try {
-    await client.send({ method: 'HEAD', key: 'probe', signal: AbortSignal.timeout(2000) })
+    await client.send({ method: 'HEAD', key: 'probe', signal: AbortSignal.timeout(15_000) })
     return true
   } catch (error) {
     return (error as { data?: { status?: number } }).data?.status === 404

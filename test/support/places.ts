@@ -5,7 +5,7 @@ import type { Backends, Longshore } from './longshore.ts'
 import { type FaultyProxy, startProxy } from './proxy.ts'
 import type { Json } from './rest.ts'
 import { writeSource } from './source-files.ts'
-import { waitFor } from './wait.ts'
+import { PATIENCE_MS, waitFor } from './wait.ts'
 
 export interface Place {
   proxy: FaultyProxy
@@ -45,7 +45,7 @@ export function placesOf(backends: Backends, longshore: Longshore): Places {
       return {
         ...{ proxy, key: `${name}${root}/file`, sizeBytes, file },
         statuses: async () => (await file()).history.map(({ status }: Json) => status),
-        async notified(timeoutMs = 120_000) {
+        async notified(timeoutMs = PATIENCE_MS) {
           await waitFor(async () => (await file())?.status === 'notified', {
             timeoutMs,
             what: `${name} to be notified`,
@@ -54,7 +54,7 @@ export function placesOf(backends: Backends, longshore: Longshore): Places {
         },
         async received(bytes) {
           const what = `${bytes} bytes of ${name}`
-          await waitFor(() => proxy.received >= bytes, { timeoutMs: 60_000, what, everyMs: 5, explain })
+          await waitFor(() => proxy.received >= bytes, { what, everyMs: 5, explain })
         }
       }
     },

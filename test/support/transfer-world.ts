@@ -16,9 +16,8 @@ export interface TransferWorld {
   stored: Map<string, number>
   /** Connections that are open, by server. */
   connected: Set<string>
-  /** Calls of `files.renew`, and the events of progress, as they came. */
-  renewed: { id: string; progress: { bytes: number; bytesPerSecond: number } }[][]
-  progress: { id: string; serverId: string; size: number; bytes: number; bytesPerSecond: number }[]
+  /** How long after its claim each file was that was renewed, or whose progress was told, each time. */
+  toldAfterMs: number[]
   /** Waits for one file to be stored of this server. */
   storedOf(serverId: string): Promise<void>
   stop(): Promise<void>
@@ -38,8 +37,9 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
   const pending = new Map<string, number>()
   const stored = new Map<string, number>()
   const connected = new Set<string>()
-  const renewed: TransferWorld['renewed'] = []
-  const progress: TransferWorld['progress'] = []
+  const toldAfterMs: number[] = []
+  const claimedAt = new Map<string, number>()
+  const told = (id: string) => toldAfterMs.push(performance.now() - claimedAt.get(id)!)
   const waiters = new Map<string, () => void>()
   const config = loadConfig({ ...cleanEnvironment, DATA_DIR: '/nonexistent', ENCRYPTION_KEY: `${'A'.repeat(43)}=` })
   const broker = new ServiceBroker({ logger: false, nodeID: 'worker' })
@@ -70,7 +70,9 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
         const there = pending.get(serverId) ?? 0
         const taken = Math.min(there, limit)
         pending.set(serverId, there - taken)
-        return Array.from({ length: taken }, () => record(serverId, count++))
+        const claimed = Array.from({ length: taken }, () => record(serverId, count++))
+        for (const { _id } of claimed) claimedAt.set(_id, performance.now())
+        return claimed
       },
       finishEach({ params: { ends } }) {
         for (const { id } of ends) {
@@ -80,7 +82,7 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
         }
       },
       renew({ params: { holds } }) {
-        renewed.push(holds)
+        for (const { id } of holds) told(id)
         return { lost: [] }
       }
     }
@@ -88,8 +90,8 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
   broker.createService({
     name: 'listener',
     events: {
-      'file.progress'(ctx: { params: TransferWorld['progress'][number] }) {
-        progress.push(ctx.params)
+      'file.progress'(ctx: { params: { id: string } }) {
+        told(ctx.params.id)
       }
     }
   })
@@ -111,8 +113,7 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
     pending,
     stored,
     connected,
-    renewed,
-    progress,
+    toldAfterMs,
     storedOf: (serverId) => new Promise((resolve) => waiters.set(serverId, resolve)),
     stop: () => broker.stop()
   }

@@ -1,8 +1,12 @@
 /** Waiting for what a real system does in its own time: a question asked again and again, never a fixed sleep. */
 import { setTimeout as delay } from 'node:timers/promises'
 
+/** What anything may take that is not asked to be quick: a machine with more to do than it can turns seconds into minutes. */
+export const PATIENCE_MS = 120_000
+
 export interface WaitOptions {
-  timeoutMs: number
+  /** By default PATIENCE_MS. How quick something is belongs into an expectation, not here. */
+  timeoutMs?: number
   /** Completes "waited N ms for …". */
   what: string
   everyMs?: number
@@ -13,7 +17,7 @@ export interface WaitOptions {
 /** The first truthy answer of `condition`. A condition that throws is asked again; its last error is the cause. */
 export async function waitFor<T>(
   condition: () => Promise<T> | T,
-  { timeoutMs, what, everyMs = 100, explain }: WaitOptions
+  { timeoutMs = PATIENCE_MS, what, everyMs = 100, explain }: WaitOptions
 ): Promise<NonNullable<T>> {
   const giveUpAt = Date.now() + timeoutMs
   let cause: unknown

@@ -166,7 +166,7 @@ describe('a stay that ends early, or copies for nobody', () => {
     expect(files).toHaveLength(30 - underWay)
   })
 
-  test('gives a cancelled file up within a second though the server is silent, and writes nothing for it', async () => {
+  test('gives a cancelled file up at once though the server is silent, and writes nothing for it', async () => {
     const one = stay([claimed('cancelled'), claimed('other')])
     letGo = one.letGo
     one.hold()
@@ -175,7 +175,8 @@ describe('a stay that ends early, or copies for nobody', () => {
     const cancelledAt = performance.now()
     one.drain.giveUp('cancelled', 'cancelled')
     await reached(() => !one.drain.copying.has('cancelled'), 'the file to be given up')
-    expect(performance.now() - cancelledAt).toBeLessThan(1000)
+    // On a slow machine; it would be half a minute if the silence itself had to end.
+    expect(performance.now() - cancelledAt).toBeLessThan(10_000)
     one.letGo()
     await run
     expect(one.world.put).toEqual(['other'])

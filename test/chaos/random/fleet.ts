@@ -4,7 +4,7 @@ import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Backends, cleanEnvironment, through } from '../../support/longshore.ts'
 import { freePort } from '../../support/ports.ts'
-import { type RunningProcess, startProcess, temporaryFolder } from '../../support/process.ts'
+import { type RunningProcess, START_MS, startProcess, temporaryFolder } from '../../support/process.ts'
 import { type RestClient, restClient } from '../../support/rest.ts'
 import { waitFor } from '../../support/wait.ts'
 
@@ -36,7 +36,7 @@ export interface Fleet {
   /** Everything runs again: what is frozen goes on, what is away is started at once. */
   all(): Promise<void>
   /** Resolves when both APIs say that everything is there. */
-  ready(timeoutMs: number): Promise<void>
+  ready(): Promise<void>
   output(): string
   stop(): Promise<void>
 }
@@ -135,12 +135,12 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
       for (const place of places) fleet.thaw(place)
       await Promise.all(places.map((place) => (place.process ? null : start(place))))
     },
-    async ready(timeoutMs) {
+    async ready() {
       const isReady = async () => {
         const answers = await Promise.all(apis.map((api) => api.request('GET', '/health/ready')))
         return answers.every(({ status }) => status === 200)
       }
-      await waitFor(isReady, { timeoutMs, what: 'both sides to be ready', explain: fleet.output })
+      await waitFor(isReady, { timeoutMs: START_MS, what: 'both sides to be ready', explain: fleet.output })
     },
     output: () =>
       places.map(({ name, past, process: running }) => `--- ${name}\n${past}${running?.output() ?? ''}`).join('\n'),
@@ -158,7 +158,7 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
   }
   try {
     await fleet.all()
-    await fleet.ready(120_000)
+    await fleet.ready()
     return fleet
   } catch (error) {
     await fleet.stop()
