@@ -27,7 +27,7 @@ export interface Fleet {
   readonly keys: { admin: string }
   /** The API of one side. */
   api(side: number): RestClient
-  /** Processes that ended though nobody ended them, each with the end of what it wrote. */
+  /** Processes that ended though nobody ended them, each with the end of what it wrote: none should. */
   readonly ownEnds: readonly string[]
   /** Ends one by a signal; it is started again after `awayMs`, or by `all`. Resolves when it is gone. */
   end(member: Member, signal: NodeJS.Signals, awayMs: number): Promise<{ code: number | null; tookMs: number }>

@@ -43,8 +43,6 @@ export interface RoundReport {
   settleSeconds: number
   /** Of the machine while it settled, over one minute: on a machine with more to do than it can, time-outs are no wonder. */
   loadAverage: number
-  /** Processes that ended by themselves, such as one whose NATS connection was closed for good. */
-  ownEnds: string[]
   problems: string[]
 }
 
@@ -123,6 +121,7 @@ async function strikeAndSettle(run: Running): Promise<RoundReport> {
   const [load = 0] = loadavg()
   problems.push(...open)
   if (settleMs > run.settleMs) problems.push(`settled only after ${Math.round(settleMs / 1000)} s`)
+  problems.push(...fleet.ownEnds)
   const verdict = await judgeRun(evidence)
   problems.push(...verdict.problems.filter((problem) => !problems.includes(problem)))
   if (problems.length > 0) {
@@ -146,7 +145,6 @@ async function strikeAndSettle(run: Running): Promise<RoundReport> {
     duplicates: verdict.duplicates,
     settleSeconds: Math.round(settleMs / 1000),
     loadAverage: Math.round(load),
-    ownEnds: [...fleet.ownEnds],
     problems
   }
 }

@@ -43,7 +43,6 @@ for (let seed = first; seed < first + count; seed++) {
   })
   reports.push(report)
   for (const problem of report.problems) console.log(`  PROBLEM ${problem}`)
-  for (const end of report.ownEnds) console.log(`  note: ${end}`)
   console.log(`seed ${seed}: ${lineOf(report)}`)
   if (values.json) await writeFile(values.json, `${JSON.stringify(reports, null, 2)}\n`)
 }
