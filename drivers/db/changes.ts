@@ -41,10 +41,14 @@ export function copyOf<V>(value: V): V {
 /** INVALID for a key, at any depth, that NeDB's file cannot hold. */
 export function refuseKeys(value: unknown): void {
   if (typeof value !== 'object' || value === null) return
-  for (const [key, inner] of Object.entries(value)) {
-    if (!Array.isArray(value) && (key.startsWith('$') || key.includes('.'))) {
+  if (Array.isArray(value)) {
+    for (const inner of value) refuseKeys(inner)
+    return
+  }
+  for (const key in value) {
+    if (key.startsWith('$') || key.includes('.')) {
       throw new IngestError('INVALID', `field names cannot begin with $ or contain a dot: ${JSON.stringify(key)}`)
     }
-    refuseKeys(inner)
+    refuseKeys((value as Record<string, unknown>)[key])
   }
 }

@@ -156,7 +156,7 @@ class NedbStore<T extends Document> {
       await this.#mend()
       for (const one of group) {
         try {
-          lines += one.change().join('')
+          for (const line of one.change()) lines += line
           changed.push(one)
         } catch (error) {
           one.fail(error)

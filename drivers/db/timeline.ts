@@ -12,8 +12,10 @@ import {
   bucketStart,
   noTallies,
   RESOLUTIONS,
+  type Resolution,
   SPANS,
   type Tallies,
+  type Tally,
   talliesOf,
   type Window
 } from '../../domain/timeline.ts'
@@ -51,20 +53,27 @@ export class Timeline {
     this.#writer = writer
   }
 
-  /** Counts a change of state that was written; `from` is null for a new record. */
+  /** Counts a change of state that was written; `from` is null for a new record. Runs with every write: it makes no garbage. */
   note(from: FileRecord | null, to: FileRecord): void {
     const happened = talliesOf(from, to)
     if (happened.length === 0) return
-    const one = noTallies()
-    for (const tally of happened) one[tally] = { count: 1, bytes: to.size }
     for (const resolution of RESOLUTIONS) {
       const start = bucketStart(resolution, to.updatedAt)
-      for (const series of [seriesOf(resolution), seriesOf(resolution, to.serverId)]) {
-        const _id = `${series}/${start}`
-        const expiresAt = start + SPANS[resolution].keptMs
-        const tallies = addTallies(this.#counted.get(_id)?.tallies ?? noTallies(), one)
-        this.#counted.set(_id, { _id, series, start, expiresAt, tallies })
-      }
+      this.#count(seriesOf(resolution), resolution, start, happened, to.size)
+      this.#count(seriesOf(resolution, to.serverId), resolution, start, happened, to.size)
+    }
+  }
+
+  #count(series: string, resolution: Resolution, start: number, happened: Tally[], bytes: number): void {
+    const _id = `${series}/${start}`
+    let delta = this.#counted.get(_id)
+    if (!delta) {
+      delta = { _id, series, start, expiresAt: start + SPANS[resolution].keptMs, tallies: noTallies() }
+      this.#counted.set(_id, delta)
+    }
+    for (const tally of happened) {
+      delta.tallies[tally].count++
+      delta.tallies[tally].bytes += bytes
     }
   }
 
