@@ -119,6 +119,8 @@ export interface ServerRecord extends ServerAddress, ServerPolicy, Schedule {
   slotWantedUntil: number
   /** A removed server: secrets gone, kept so that late reports find out. */
   deletedAt: number | null
+  /** There only while something of a removed server may be left to clear away. */
+  removal?: Removal
   createdAt: number
   updatedAt: number
 }
@@ -250,12 +252,38 @@ export function keepSlot(server: ServerRecord, slotId: string, now: number): Ser
   return renewSlot(server, slotId, now)
 }
 
+/** What follows the removal of a server, in passes that whoever is there makes: no crash loses it. */
+export interface Removal {
+  /** Whether objects and records are removed too. */
+  purge: boolean
+  /** Passes that were made. */
+  passes: number
+  /** Of the next one. */
+  dueAt: number
+}
+
+/**
+ * At once; again when no worker can hold anything of it any more, whatever it was doing; and once more for a report that
+ * came even later from a process that had stood still.
+ */
+const REMOVAL_PASSES_MS = [0, 45_000, 10 * 60_000]
+
+/** After a pass: when the next one is due, or that it was the last. */
+export function removalPassed(server: ServerRecord, passes: number): ServerRecord | null {
+  const { removal, ...rest } = server
+  if (removal?.passes !== passes || server.deletedAt === null) return null
+  const afterMs = REMOVAL_PASSES_MS[passes + 1]
+  if (afterMs === undefined) return rest
+  return { ...rest, removal: { ...removal, passes: passes + 1, dueAt: server.deletedAt + afterMs } }
+}
+
 /** A removed server: nothing of it runs on, its secrets are gone, its name is free again. */
-export function tombstone(server: ServerRecord, now: number): ServerRecord {
+export function tombstone(server: ServerRecord, now: number, purge = false): ServerRecord {
   return {
     ...server,
     name: `${server.name} (deleted ${server._id})`,
     deletedAt: now,
+    removal: { purge, passes: 0, dueAt: now },
     state: 'stopped',
     secrets: {},
     slots: [],

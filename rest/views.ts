@@ -34,6 +34,7 @@ export function serverView(server: ServerRecord) {
     lastScanner: _scanner,
     generation: _generation,
     deletedAt: _deleted,
+    removal: _removal,
     ...fields
   } = server
   return {

@@ -382,21 +382,22 @@ export function filesService(config: Config): ServiceSchema {
 
       /** A removed server: what is not stored becomes `skipped`, what is in flight is fenced out. */
       abandon: {
-        params: { serverId: 'string', purge: 'boolean|optional' },
-        async handler(this: any, ctx: Context<{ serverId: string; purge?: boolean }>) {
-          const { serverId, purge } = ctx.params
-          const { abandoned, dropped } = await this.records.abandon(serverId, Date.now())
+        params: { serverId: 'string' },
+        async handler(this: any, ctx: Context<{ serverId: string }>) {
+          const { abandoned, dropped } = await this.records.abandon(ctx.params.serverId, Date.now())
           this.drop(ctx, dropped)
-          if (purge) ctx.broker.call('storage.purge', { serverId }).catch((error) => this.logger.warn(error.message))
           return { abandoned }
         }
       },
 
-      /** Records of a server in pages for a purge; `remove` drops them. */
+      /** Records of a server for a purge, in pages by id: `[{id, key, isStored}]`; `removeEach` drops them. */
       purgePage: {
-        params: { serverId: 'string' },
-        handler(this: any, ctx: Context<{ serverId: string }>) {
-          return this.collection.find({ serverId: ctx.params.serverId }, { limit: 200, omit: ['history'] })
+        params: { serverId: 'string', after: 'string' },
+        async handler(this: any, ctx: Context<{ serverId: string; after: string }>) {
+          const { serverId, after } = ctx.params
+          const query: Query = { serverId, _id: { $gt: after } }
+          const files: FileRecord[] = await this.collection.find(query, { sort: { _id: 1 }, limit: 200 })
+          return files.map(({ _id: id, reservedKey: key = null, object }) => ({ id, key, isStored: object !== null }))
         }
       },
       removeEach: {

@@ -15,6 +15,7 @@ import { type Database, openDatabase } from '../drivers/db/connection.ts'
 import { freeServers } from '../drivers/db/dead-leases.ts'
 import { mutate, mutateEach } from '../drivers/db/mutate.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
+import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import type { ServerTarget } from '../workers/connect.ts'
 import type { ScanHold } from '../workers/running-scans.ts'
 
@@ -22,8 +23,14 @@ import type { ScanHold } from '../workers/running-scans.ts'
 const serverIndexes: Index[] = [
   { fields: { name: 1 }, unique: true },
   { fields: { nextScanAt: 1, state: 1 } },
-  { fields: { priority: 1 } }
+  { fields: { priority: 1 } },
+  // Only removed servers that are not cleared away have this field.
+  { fields: { 'removal.dueAt': 1 }, partial: { 'removal.dueAt': { $exists: true } } }
 ]
+
+const REMOVALS_AT_ONCE = 20
+/** Longer than a purge goes on at a time. */
+const CLEAR_MS = 20_000
 
 /** NATS carries 1 MiB at most. */
 const MESSAGE_BYTES = 512 * 1024
@@ -70,7 +77,8 @@ export function serversService(config: Config): ServiceSchema {
         name: 'servers',
         indexes: serverIndexes,
         ifLost: 'Look at the servers: one may be missing or have older settings, and has to be given again'
-      })
+      }),
+      tickerMixin({ name: 'clearAway', everyMs: 5_000, action: 'servers.clearAway' })
     ],
 
     actions: {
@@ -417,9 +425,28 @@ export function serversService(config: Config): ServiceSchema {
             const message = `${inFlight} files of ${server.name} are in flight; wait, pause the server, or use force=true`
             throw new IngestError('CONFLICT', message)
           }
-          await this.change(id, (current: ServerRecord) => registry.tombstone(current, Date.now()))
-          await ctx.call('files.abandon', { serverId: id, purge: purge ?? false }, { timeout: 0 })
+          await this.change(id, (current: ServerRecord) => registry.tombstone(current, Date.now(), purge))
+          this.clearAwayNow()
           return server
+        }
+      },
+
+      /** Goes on with what removed servers have left: files that were not stored, and, to be purged, all others. */
+      clearAway: {
+        visibility: 'public',
+        timeout: 0,
+        async handler(this: any, ctx: Context) {
+          const due = { 'removal.dueAt': { $lte: Date.now() } }
+          const removed: ServerRecord[] = await this.collection.find(due, { limit: REMOVALS_AT_ONCE })
+          for (const { _id: serverId, removal } of removed) {
+            const { purge, passes } = removal!
+            // A question that is lost is asked again: neither would wait for ever, and both go on from where they were.
+            await ctx.call('files.abandon', { serverId }, { timeout: CLEAR_MS })
+            // Where a worker may still be about to write, the record stays for the next pass to find it.
+            const request = { serverId, unstored: passes > 0 }
+            if (purge && !(await ctx.call('storage.purge', request, { timeout: CLEAR_MS }))) continue
+            await mutate<ServerRecord>(this.collection, serverId, (current) => registry.removalPassed(current, passes))
+          }
         }
       },
 

@@ -7,8 +7,17 @@ import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 
 const SWEEP_EVERY_MS = 10 * 60_000
+/** How long a purge goes on before it answers. */
+const PURGE_MS = 10_000
 /** An upload that nobody has finished for so long is stale, unless its file is still waiting or on its way. */
 const STALE_MS = 24 * 3600_000
+
+/** Of the record of a file whose server is purged. */
+interface Purged {
+  id: string
+  key: string | null
+  isStored: boolean
+}
 
 export function storageService(config: Config): ServiceSchema {
   return {
@@ -73,25 +82,24 @@ export function storageService(config: Config): ServiceSchema {
         }
       },
 
-      /** Removes the objects and records of a removed server, page by page. */
+      /**
+       * Removes the objects and records of a removed server, page by page; without `unstored` the records stay of files that
+       * a worker may have been copying. Answers whether it came to the end: it stops after a while, to be called again.
+       */
       purge: {
-        timeout: 0,
-        params: { serverId: 'string' },
-        async handler(this: any, ctx: Context<{ serverId: string }>) {
-          let removed = 0
-          for (;;) {
-            const page = await ctx.call<any[], object>('files.purgePage', ctx.params)
-            if (page.length === 0) return { removed }
-            for (const file of page) {
-              if (!file.reservedKey) continue
-              for (const { uploadId } of await this.store.listUploads(file.reservedKey)) {
-                await this.store.abortUpload(file.reservedKey, uploadId)
-              }
-              await this.store.remove(file.reservedKey)
-            }
-            await ctx.call('files.removeEach', { ids: page.map((file) => file._id) })
-            removed += page.length
+        params: { serverId: 'string', unstored: 'boolean' },
+        async handler(this: any, ctx: Context<{ serverId: string; unstored: boolean }>) {
+          const { serverId, unstored } = ctx.params
+          const until = Date.now() + PURGE_MS
+          for (let after = ''; Date.now() < until; ) {
+            const page = await ctx.call<Purged[], object>('files.purgePage', { serverId, after })
+            if (page.length === 0) return true
+            after = page.at(-1)!.id
+            for (const { key } of page) if (key !== null) await this.clearKey(key)
+            const done = page.filter(({ key, isStored }) => unstored || key === null || isStored)
+            if (done.length > 0) await ctx.call('files.removeEach', { ids: done.map(({ id }) => id) })
           }
+          return false
         }
       }
     },
@@ -110,6 +118,11 @@ export function storageService(config: Config): ServiceSchema {
     methods: {
       openStore(): ObjectStore {
         return openStore(config)
+      },
+
+      async clearKey(key: string): Promise<void> {
+        for (const { uploadId } of await this.store.listUploads(key)) await this.store.abortUpload(key, uploadId)
+        await this.store.remove(key)
       }
     },
 

@@ -253,6 +253,21 @@ describe('changes by an operator', () => {
     expect(gone.name).not.toBe('acme')
   })
 
+  test('a removed server is cleared away in passes, each once, until nothing can come late any more', () => {
+    let gone = registry.tombstone(fresh(), now, true)
+    expect(gone.removal).toEqual({ purge: true, passes: 0, dueAt: now })
+    for (const afterMs of [45_000, 600_000]) {
+      const { passes } = gone.removal!
+      gone = registry.removalPassed(gone, passes)!
+      expect(gone.removal).toEqual({ purge: true, passes: passes + 1, dueAt: now + afterMs })
+      expect(registry.removalPassed(gone, passes)).toBeNull()
+    }
+    const done = registry.removalPassed(gone, 2)!
+    expect(done).not.toHaveProperty('removal')
+    expect(registry.removalPassed(done, 3)).toBeNull()
+    expect(registry.tombstone(fresh(), now).removal).toMatchObject({ purge: false })
+  })
+
   test('a new address or secret gives a stopped server another try, a new interval does not', () => {
     const stopped = registry.serverFailed(fresh(), error, true, now)
     expect(registry.updateServer(stopped, { host: 'other' }, {}, now)).toMatchObject({ state: 'active', failures: 0 })
