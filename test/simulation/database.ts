@@ -133,6 +133,7 @@ function driver<T extends Document>(
     const some = isCut ? items.slice(0, world.random.whole(0, items.length - 1)) : items
     // A write that is late meets what others wrote meanwhile.
     const isLate = world.isFaulty && world.random.chance(3 * world.plan.slow)
+    const lateMs = () => world.random.between(500, what === 'insertNew' ? 25_000 : 6_000)
     const writeAll = () => {
       let isTaken = false
       const written = some.map((item) => {
@@ -147,7 +148,7 @@ function driver<T extends Document>(
       if (isTaken) throw new IngestError('CONFLICT', 'a unique key is taken', { data: { written } })
       return written
     }
-    return ask(world, life, `${name}.${what}`, writeAll, isLate ? world.random.between(500, 6_000) : 0)
+    return ask(world, life, `${name}.${what}`, writeAll, isLate ? lateMs() : 0)
   }
   return {
     insertNew: async (documents) => {

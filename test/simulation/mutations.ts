@@ -57,7 +57,7 @@ export const mutations: Record<string, Mutation> = {
     file: 'test/simulation/database.ts',
     from: 'if (this.documents.has(document._id) || this.isTaken(document)) return false',
     to: 'if (this.isTaken(document)) return false',
-    seeds: 3000
+    seeds: 1000
   },
   'compare-and-set': {
     what: 'a write does not ask whether somebody was faster',
@@ -121,6 +121,52 @@ export const mutations: Record<string, Mutation> = {
     from: "if (error.type === 'CHECKSUM_MISMATCH') await",
     to: 'if (Date.now() < 0) await',
     seeds: 1500
+  },
+  'recorded-version': {
+    what: 'what has the name of an announced file is cleared away, whatever it is',
+    file: 'workers/after-upload.ts',
+    from: "return found.kind === 'file' && found.sizeBytes === step.size && found.mtimeSeconds * 1000 === step.mtime",
+    to: "return found.kind === 'file'"
+  },
+  'set-aside': {
+    what: 'what a worker before has set aside is not looked for',
+    file: 'workers/after-upload.ts',
+    from: 'let found = await this.#look(aside)',
+    to: 'let found: Attributes | null = null',
+    seeds: 1000
+  },
+  'moved-before': {
+    what: 'nobody looks whether a worker before has moved the file',
+    file: 'workers/after-upload.ts',
+    from: "if (there && isRecorded(there, step)) return { kind: 'moved', to }",
+    to: '',
+    seeds: 1000
+  },
+  marker: {
+    what: 'a marker counts that is older than its file',
+    file: 'domain/marker.ts',
+    from: 'if (markerMtime < mtime)',
+    to: 'if (markerMtime < 0)'
+  },
+  cron: {
+    what: 'a cron expression is not looked at',
+    file: 'domain/schedule.ts',
+    from: 'if (schedule.cron === null) {',
+    to: "if (schedule.cron !== '') {"
+  },
+  removal: {
+    what: 'nobody goes on with the removal of a server',
+    file: 'domain/server.ts',
+    from: 'removal: { purge, passes: 0, dueAt: now }',
+    to: 'removal: { purge, passes: 0, dueAt: Number.MAX_SAFE_INTEGER }',
+    seeds: 1000
+  },
+  'refetch-changed': {
+    what: 'a refetch takes what the server holds by now under the id of what was announced',
+    file: 'domain/file.ts',
+    from: "if (isRefetching(file)) return backToStored({ ...file, ...free }, 'changed', now)",
+    to: '',
+    seeds: 1000
   },
   strays: {
     what: 'what is left of an upload is not aborted',

@@ -1,5 +1,5 @@
 /** One simulated process: the real services on a real Moleculer broker, with the drivers of the simulation. */
-import { Loggers, ServiceBroker, type ServiceSchema, Validators } from 'moleculer'
+import { Loggers, Service, ServiceBroker, type ServiceSchema, Validators } from 'moleculer'
 import type { Config, ServiceName } from '../../config.ts'
 import { stopNode } from '../../node.ts'
 import { filesService } from '../../services/files.service.ts'
@@ -68,6 +68,32 @@ class OnceCompiled extends Validators.Fastest {
   }
 }
 
+/** By broker: what its services open instead of the real drivers. */
+const drivers = new WeakMap<ServiceBroker, Record<string, (...args: never[]) => unknown>>()
+const schemas = new Map<ServiceName, ServiceSchema>()
+
+/** Merged once for the whole run, which costs more than all else of a start. */
+function schemaOf(name: ServiceName): ServiceSchema {
+  const known = schemas.get(name) ?? mergedSchema(name)
+  schemas.set(name, known)
+  return { ...known, settings: { ...known.settings } }
+}
+
+function mergedSchema(name: ServiceName): ServiceSchema {
+  const service = factories[name]!(config)
+  const names = ['openDatabase', 'openStore', 'openQueue', 'openSftp'].filter((one) => service.methods?.[one])
+  const methods = Object.fromEntries(
+    names.map((one) => [
+      one,
+      function open(this: Service, ...args: never[]) {
+        return drivers.get(this.broker)![one]!(...args)
+      }
+    ])
+  )
+  const merge = Service.prototype.applyMixins.bind(Object.create(Service.prototype))
+  return merge({ name, mixins: [service], methods }) as ServiceSchema
+}
+
 class WorldLog extends Loggers.Base<object> {
   readonly #world: World
   readonly #name: string
@@ -109,17 +135,13 @@ export function createProcess(life: Life, services: readonly ServiceName[], back
       middlewares: [network.middleware(life)]
     })
     network.join(life, broker)
-    const opens = {
+    drivers.set(broker, {
       openDatabase: async () => database.open(life),
       openStore: () => store.open(life),
       openQueue: () => queue.open(life),
       openSftp: sftp.open(life)
-    }
-    for (const name of services) {
-      const service = factories[name]!(config)
-      const methods = Object.fromEntries(Object.entries(opens).filter(([method]) => service.methods?.[method]))
-      broker.createService({ name, mixins: [service], methods })
-    }
+    })
+    for (const name of services) broker.createService(schemaOf(name))
     return broker
   })
 }

@@ -44,8 +44,13 @@ export class Operator {
       () => this.#try('files.retryFailed', {}),
       () => this.#try('files.notify', { id: file }),
       () => this.#try('files.cancel', { id: file }),
+      () => this.#try('files.refetch', { id: file }),
+      () => this.#try('files.refetch', { id: file }),
       () => this.#try('scanner.scan', { id }),
-      () => this.#try('servers.update', { id, input: { interval: random.whole(1, 9) }, secrets: {} }),
+      () => {
+        if (partner.policy.interval)
+          this.#try('servers.update', { id, input: { interval: random.whole(1, 9) }, secrets: {} })
+      },
       () => {
         this.#try('servers.pause', { id })
         timeline.schedule(this.#backends.world.now + random.between(500, 15_000), null, () =>
@@ -56,12 +61,28 @@ export class Operator {
     random.pick(acts)()
   }
 
+  /** With what is in flight; until it is done, as an operator tries again. Where it is not there yet it stays. */
+  remove(): void {
+    const { random } = this.#backends.world
+    const { documents } = this.#backends.database.collection<ServerRecord>('servers')
+    const partner = random.pick(this.#partners)
+    const { id } = partner.source
+    if (!documents.has(id)) return
+    const purge = random.chance(0.5)
+    partner.removed = { purge }
+    const attempt = () => {
+      if (documents.get(id)?.deletedAt) return
+      this.#call('servers.remove', { id, force: true, purge }).catch(() => this.#later(500, attempt))
+    }
+    attempt()
+  }
+
   /** When all works again, whoever is paused or stopped is started, and sometimes nobody waits for a back-off. */
   heal(): void {
     const { random } = this.#backends.world
     const isImpatient = random.chance(0.5)
-    for (const { source, isRemoved } of this.#partners) {
-      if (isRemoved) continue
+    for (const { source, removed } of this.#partners) {
+      if (removed) continue
       if (isImpatient) this.#surely('servers.resume', { id: source.id })
       // A pause that was asked for before may come late.
       for (const afterMs of [0, 3_000, 8_000]) this.#later(afterMs, () => this.#resume(source.id))
@@ -71,7 +92,7 @@ export class Operator {
 
   #resume(id: string): void {
     const server = this.#backends.database.collection<ServerRecord>('servers').documents.get(id)
-    if (server && server.state !== 'active') this.#surely('servers.resume', { id })
+    if (server && !server.deletedAt && server.state !== 'active') this.#surely('servers.resume', { id })
   }
 
   end(): void {
@@ -83,7 +104,10 @@ export class Operator {
   }
 
   #surely(action: string, params: object): void {
-    this.#call(action, params).catch(() => this.#later(500, () => this.#surely(action, params)))
+    this.#call(action, params).catch((error: { type?: string }) => {
+      // Its server may be removed meanwhile.
+      if (error.type !== 'NOT_FOUND') this.#later(500, () => this.#surely(action, params))
+    })
   }
 
   #call(action: string, params: object): Promise<unknown> {

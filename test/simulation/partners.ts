@@ -1,4 +1,6 @@
 /** What partners do to their files while Longshore runs. */
+import { OWN_PREFIX } from '../../domain/filter.ts'
+import { isMarker, type MarkerPolicy, markerName } from '../../domain/marker.ts'
 import type { Random } from './random.ts'
 import type { SourceServer } from './sources.ts'
 import type { World } from './world.ts'
@@ -11,12 +13,17 @@ export class Writer {
   readonly #world: World
   readonly #random: Random
   readonly #source: SourceServer
+  readonly #marker: MarkerPolicy | null
+  /** Those that Longshore makes are not the partner's. */
+  readonly #folders: readonly string[]
   #count = 0
   /** Files that are being written now. */
   readonly open = new Set<string>()
 
-  constructor(world: World, source: SourceServer) {
+  constructor(world: World, source: SourceServer, marker: MarkerPolicy | null) {
     this.#world = world
+    this.#marker = marker
+    this.#folders = [...source.folders]
     this.#random = world.random
     this.#source = source
   }
@@ -30,6 +37,7 @@ export class Writer {
   /** A whole file at once, as a rename makes it appear. */
   drop(path = this.#newPath()): void {
     this.#source.write(path, this.#size())
+    this.#markSoon(path)
   }
 
   /** A file that is written piece by piece. */
@@ -41,9 +49,34 @@ export class Writer {
       this.#source.write(path, size)
       size += this.#random.whole(1, 200)
       if (--steps > 0) this.#after(step)
-      else this.open.delete(path)
+      else {
+        this.open.delete(path)
+        this.#markSoon(path)
+      }
     }
     step()
+  }
+
+  /** Says of every file that it is finished. */
+  mark(): void {
+    if (!this.#marker) return
+    for (const path of [...this.#source.files.keys()]) if (this.#isOurs(path)) this.#mark(path)
+  }
+
+  #markSoon(path: string): void {
+    if (this.#marker && this.#random.chance(0.8)) this.#after(() => this.#mark(path))
+  }
+
+  #mark(path: string): void {
+    const slash = path.lastIndexOf('/')
+    this.#source.write(`${path.slice(0, slash)}/${markerName(this.#marker!, path.slice(slash + 1))}`, 0)
+  }
+
+  /** A file of the partner, in a folder of the partner's, and no marker. */
+  #isOurs(path: string): boolean {
+    const [folder, name] = [path.slice(0, path.lastIndexOf('/')), path.slice(path.lastIndexOf('/') + 1)]
+    if (!this.#folders.includes(folder) || name.startsWith(OWN_PREFIX)) return false
+    return !this.#marker || !isMarker(this.#marker, name)
   }
 
   rewrite(): void {
@@ -104,12 +137,12 @@ export class Writer {
   }
 
   #newPath(): string {
-    const folder = this.#random.pick(this.#source.folders)
+    const folder = this.#random.pick(this.#folders)
     return `${folder}/f${++this.#count}${this.#random.chance(0.05) ? '.part' : ''}`
   }
 
   #existing(): string | undefined {
-    const paths = [...this.#source.files.keys()].filter((path) => !this.open.has(path))
+    const paths = [...this.#source.files.keys()].filter((path) => !this.open.has(path) && this.#isOurs(path))
     return paths.length > 0 ? this.#random.pick(paths) : undefined
   }
 

@@ -2,6 +2,8 @@
 import type { ServiceBroker } from 'moleculer'
 import type { ServiceName } from '../../config.ts'
 import type { FileRecord } from '../../domain/file-record.ts'
+import { OWN_PREFIX } from '../../domain/filter.ts'
+import { isMarker } from '../../domain/marker.ts'
 import type { ServerRecord } from '../../domain/server.ts'
 import { parseNewServer } from '../../domain/server-input.ts'
 import { seal } from '../../drivers/secrets.ts'
@@ -13,7 +15,7 @@ import { Operator } from './operator.ts'
 import { Writer } from './partners.ts'
 import { SimulatedQueue } from './queue.ts'
 import { Random } from './random.ts'
-import { planOf, type Scenario, scenarioOf, type Wish } from './scenario.ts'
+import { type Policy, planOf, type Scenario, scenarioOf, type Wish } from './scenario.ts'
 import { SftpServers } from './sftp.ts'
 import { type Partner, snapshotOf } from './snapshot.ts'
 import { SourceServer } from './sources.ts'
@@ -94,10 +96,9 @@ class Run {
     this.#processes = Object.entries(this.#scenario.topology).map(([node, services]) => this.#process(node, services))
     for (const { name, policy } of this.#scenario.servers) {
       const source = new SourceServer(world, `id-${name}`, name, ['/out', '/out/deep'])
-      const takes = (path: string) => !path.endsWith('.part')
-      this.#partners.push({ source, isRemoved: false, takes })
+      this.#partners.push({ source, removed: null, policy, takes: takenBy(policy) })
       this.#backends.sftp.add(source)
-      this.#writers.push(new Writer(world, source))
+      this.#writers.push(new Writer(world, source, policy.marker))
       world.note(() => `${name} has the policy ${JSON.stringify(policy)}`)
     }
     this.#operator = new Operator(this.#backends, this.#partners)
@@ -214,12 +215,13 @@ class Run {
   }
 
   #trouble(): void {
-    const { fileEvents, operatorEvents, stops, kills, cuts, partitions, outages, faultsMs } = this.#scenario
+    const { fileEvents, operatorEvents, removals, stops, kills, cuts, partitions, outages, faultsMs } = this.#scenario
     const random = this.#random
     const world = this.#world
     for (const writer of this.#writers) for (let i = 0; i < 3; i++) writer.drop()
     this.#sometimes(fileEvents, () => random.pick(this.#writers).event())
     this.#sometimes(operatorEvents, () => this.#operator.act())
+    this.#sometimes(removals, () => this.#operator.remove())
     this.#sometimes(kills, () => {
       const { life } = random.pick(this.#processes)
       if (life) world.kill(life, 'by the nemesis')
@@ -255,6 +257,9 @@ class Run {
     this.#operator.heal()
     // Writers finish what they write.
     await world.timeline.run(world.now + 6_000, () => this.#writers.every((writer) => writer.open.size === 0))
+    if (this.#scenario.servers.every(({ policy }) => policy.marker === null)) return
+    await world.timeline.run(world.now + 2_000)
+    for (const writer of this.#writers) writer.mark()
   }
 
   /** How long until all is well; at most two leases, and what records and servers were told to wait. */
@@ -267,6 +272,9 @@ class Run {
       ...[...files.values()]
         .filter(({ status }) => status === 'pending' || status === 'settling')
         .map(({ dueAt }) => dueAt),
+      ...[...files.values()].map(({ afterUpload }) => afterUpload?.dueAt ?? 0),
+      // After that no worker holds anything of a removed server.
+      ...[...servers.values()].map(({ deletedAt }) => (deletedAt ?? 0) + TWO_LEASES_MS),
       ...[...servers.values()].map(({ nextScanAt }) => nextScanAt)
     ].map((at) => at - world.timeline.date)
     const settling = Math.max(...this.#scenario.servers.map(({ policy }) => policy.settle.seconds * 1000))
@@ -310,5 +318,15 @@ class Run {
     await world.timeline.run(world.now + 10_000)
     const { problems } = judge(snapshotOf(this.#backends, this.#partners), { ...this.#rules, isSwept: true })
     for (const problem of problems) world.violation(problem)
+  }
+}
+
+/** Whether the policy takes a file of this name. */
+function takenBy({ marker, afterUpload }: Policy): (path: string) => boolean {
+  const isMoved = (path: string) => afterUpload !== 'keep' && path.startsWith('/out/taken/')
+  return (path) => {
+    const name = path.slice(path.lastIndexOf('/') + 1)
+    const isPassedOver = name.endsWith('.part') || name.startsWith(OWN_PREFIX) || (marker && isMarker(marker, name))
+    return !isPassedOver && path.startsWith('/out/') && !isMoved(path)
   }
 }

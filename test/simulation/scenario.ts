@@ -1,5 +1,7 @@
 /** What a seed makes of a run: which processes there are, what the partners do, what the operators do, what goes wrong. */
 import type { ServiceName } from '../../config.ts'
+import type { MarkerPolicy } from '../../domain/marker.ts'
+import type { AfterUploadPolicy } from '../../domain/server.ts'
 import type { Random } from './random.ts'
 import type { FaultPlan } from './world.ts'
 
@@ -26,9 +28,23 @@ const topologies: Record<string, ServiceName[]>[] = [
   }
 ]
 
+/** Cron expressions, and the time between two of their ticks. */
+const crons = new Map([
+  ['*/5 * * * * *', 5_000],
+  ['*/20 * * * * *', 20_000],
+  ['* * * * *', 60_000]
+])
+
+export function cronGapMs(cron: string): number {
+  return crons.get(cron)!
+}
+
 export interface Policy {
   settle: { checks: number; seconds: number }
-  interval: number
+  interval?: number
+  cron?: string
+  marker: MarkerPolicy | null
+  afterUpload: AfterUploadPolicy
   maxConnections: number
   onChange: 'ignore' | 'version'
   checksum: 'crc32' | 'sha256'
@@ -50,6 +66,8 @@ export interface Scenario {
   /** Things that happen to files, to be chosen from a number of times. */
   fileEvents: number
   operatorEvents: number
+  /** Whether an operator removes a server in the middle of it all. */
+  removals: number
   stops: number
   kills: number
   cuts: number
@@ -77,7 +95,8 @@ export function scenarioOf(random: Random, wish?: Wish): Scenario {
     faultsMs,
     servers: names.map((name) => ({ name, policy: policyOf(random) })),
     fileEvents: random.whole(6, 16),
-    operatorEvents: many(4),
+    operatorEvents: many(6),
+    removals: kind === null && random.chance(0.12) ? 1 : 0,
     stops: many(2),
     kills: many(3),
     cuts: many(3),
@@ -99,7 +118,11 @@ function policyOf(random: Random): Policy {
       { checks: 2, seconds: 3 },
       { checks: 3, seconds: 6 }
     ]),
-    interval: random.pick([2, 5, 12]),
+    ...(random.chance(0.15) ? { cron: random.pick([...crons.keys()]) } : { interval: random.pick([2, 5, 12]) }),
+    marker: random.chance(0.15) ? random.pick<MarkerPolicy>([{ suffix: '.done' }, { file: '_READY' }]) : null,
+    afterUpload: random.chance(0.25)
+      ? random.pick<AfterUploadPolicy>(['delete', { move: 'taken' }, { move: '/archive' }])
+      : 'keep',
     maxConnections: random.whole(1, 3),
     onChange: random.pick(['ignore', 'version']),
     checksum: random.chance(0.2) ? 'sha256' : 'crc32',

@@ -151,7 +151,8 @@ class Connection implements Sftp {
   }
 
   async stat(path: string): Promise<Attributes> {
-    return this.#ask(`stat ${path}`, () => attributesOf(this.#at(path)))
+    const { folders } = this.#server
+    return this.#ask(`stat ${path}`, () => (folders.includes(path) ? FOLDER : attributesOf(this.#at(path))))
   }
 
   async lstat(path: string): Promise<Attributes> {
@@ -234,7 +235,7 @@ class Connection implements Sftp {
 
   async rename(from: string, to: string): Promise<void> {
     await this.#ask(`rename ${from} ${to}`, () => {
-      this.#at(from)
+      this.#server.onClear(from, this.#at(from), to)
       if (this.#server.files.has(to)) throw new IngestError('SFTP_FAILURE', `${to} is there`)
       this.#server.rename(from, to)
     })
@@ -242,14 +243,15 @@ class Connection implements Sftp {
 
   async unlink(path: string): Promise<void> {
     await this.#ask(`unlink ${path}`, () => {
-      this.#at(path)
+      this.#server.onClear(path, this.#at(path), null)
       this.#server.remove(path)
     })
   }
 
   async mkdir(path: string): Promise<void> {
     await this.#ask(`mkdir ${path}`, () => {
-      if (!this.#server.folders.includes(path)) this.#server.folders.push(path)
+      if (this.#server.folders.includes(path)) throw new IngestError('SFTP_FAILURE', `${path} is there`)
+      this.#server.folders.push(path)
     })
   }
 

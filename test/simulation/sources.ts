@@ -20,6 +20,7 @@ export interface Held {
   size: number
   mtime: number
   sha256: string
+  write: number
   from: number
   to: number
 }
@@ -34,6 +35,8 @@ export class SourceServer {
   readonly folders: string[]
   isDown = false
   connections = 0
+  /** Called before Longshore renames or deletes a file. */
+  onClear: (path: string, inode: Inode, to: string | null) => void = () => {}
   readonly #world: World
 
   constructor(world: World, id: string, name: string, folders: string[]) {
@@ -87,8 +90,21 @@ export class SourceServer {
   #hold(path: string, inode: Inode): void {
     this.#end(path)
     const sha256 = createHash('sha256').update(contentOf(inode)).digest('hex')
-    const { size, mtimeSeconds } = inode
-    const held = { size, mtime: mtimeSeconds * 1000, sha256, from: this.#world.now, to: Number.POSITIVE_INFINITY }
+    const { size, mtimeSeconds, write } = inode
+    const last = this.history.get(path)?.at(-1)
+    // Renamed aside, and back again: nothing has changed.
+    if (last?.write === write && last.sha256 === sha256 && last.mtime === mtimeSeconds * 1000) {
+      last.to = Number.POSITIVE_INFINITY
+      return
+    }
+    const held = {
+      size,
+      mtime: mtimeSeconds * 1000,
+      sha256,
+      write,
+      from: this.#world.now,
+      to: Number.POSITIVE_INFINITY
+    }
     this.history.set(path, [...(this.history.get(path) ?? []), held])
   }
 }

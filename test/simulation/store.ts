@@ -137,7 +137,12 @@ export class SimulatedStore {
   #write(object: Omit<SimulatedObject, 'etag' | 'storedAt'>, condition: Condition): StoredObject {
     this.#require(object.key, condition)
     const there = this.objects.get(object.key)
-    const written = { ...object, etag: `etag-${++this.#count}`, storedAt: this.#world.timeline.date }
+    // As S3 makes them: the same content sent in the same parts has the same one.
+    const written = {
+      ...object,
+      etag: `etag-${sha256Of(object.content).slice(0, 16)}`,
+      storedAt: this.#world.timeline.date
+    }
     if (there) this.onReplace(there, written)
     this.objects.set(object.key, written)
     return this.#shown(object.key)!

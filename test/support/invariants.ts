@@ -36,6 +36,8 @@ export interface CheckedRecord {
   /** ms since the epoch. */
   mtime: number
   status: FileStatus
+  /** Whether its source was deleted, moved, or found replaced, so that the next file of the name is a new version. */
+  released?: boolean
   /** What an operator reads of why it is as it is. */
   why: string | null
   object: { key: string; size: number; told: string; storedAt: number } | null
@@ -130,7 +132,8 @@ function checkRecords({ sources, records }: Snapshot, rules: Rules, problems: st
 }
 
 function hasTooMany(versions: CheckedRecord[], { versioned, end }: Rules, serverId: string): boolean {
-  return versions.length > 1 && (end === 'notified' || !versioned?.(serverId))
+  if (versions.length === 1) return false
+  return end === 'notified' || !(versioned?.(serverId) || versions.slice(0, -1).every(({ released }) => released))
 }
 
 /** The state of rest, and its reason. */
@@ -149,6 +152,7 @@ function checkPresent(record: CheckedRecord, source: Source, rules: Rules, probl
   const now = source.contents.at(-1)!
   const isStored = status === 'notified' || status === 'uploaded'
   const isSame = size === now.size && (now.mtime === null || now.mtime === record.mtime)
+  if (record.released) problems.push(`${shown(path)} has made way for a next version, and there is none`)
   if (status === 'vanished') problems.push(`${shown(path)} is vanished, and is on the server`)
   // A stored file that changes is left alone, unless changes are versions.
   else if (!isSame && (rules.end === 'notified' || !isStored || rules.versioned?.(record.serverId))) {
@@ -214,6 +218,13 @@ function checkUploads({ records, uploads }: Snapshot, rules: Rules, problems: st
   }
 }
 
+/** Its object is a later one than that of its first message. */
+function wasFetchedAgain({ history }: CheckedRecord): boolean {
+  return history.some(
+    ({ status }, index) => status === 'pending' && /uploaded|notified/.test(history[index - 1]?.status ?? '')
+  )
+}
+
 /** The number of repeats. */
 function checkMessages({ records, messages }: Snapshot, rules: Rules, problems: string[]): number {
   const byId = new Map(records.map((record) => [record.id, record]))
@@ -232,7 +243,12 @@ function checkMessages({ records, messages }: Snapshot, rules: Rules, problems: 
     if (subject !== record.path || message.path !== record.path) problems.push(`${path}: the message has another path`)
     if (record.object === null) problems.push(`${path}: a message without an object`)
     else if (message.told !== record.object.told) problems.push(`${path}: the message tells of another object`)
-    if (record.object && receivedAt !== null && receivedAt < record.object.storedAt - (rules.skewMs ?? 0))
+    if (
+      record.object &&
+      !wasFetchedAgain(record) &&
+      receivedAt !== null &&
+      receivedAt < record.object.storedAt - (rules.skewMs ?? 0)
+    )
       problems.push(`${path}: the message came before its object`)
     const known = ids.get(fileId)
     if (known === undefined) ids.set(fileId, messageId)
