@@ -40,6 +40,9 @@ function ids(things: Thing[]): string[] {
   return things.map(({ _id }) => _id)
 }
 
+/** A contest may be too much for a busy machine; what was asked for may have been done nevertheless. */
+const isTooBusy = (error: unknown) => (error as IngestError).type === 'DATABASE_UNAVAILABLE'
+
 /** What every driver of `Collection` keeps. */
 export function collectionContract(name: string, start: () => Promise<CollectionDriver>): void {
   describe(`${name} as a collection`, () => {
@@ -98,9 +101,20 @@ export function collectionContract(name: string, start: () => Promise<Collection
 
       test('inserts each of 300 documents exactly once when 10 callers offer all of them', async () => {
         const documents = Array.from({ length: 300 }, (_, i) => thing(i))
-        const answers = await Promise.all(Array.from({ length: 10 }, () => things.insertNew(documents)))
-        expect(answers.reduce((sum, { size }) => sum + size, 0)).toBe(300)
-        expect(new Set(answers.flatMap((answer) => [...answer])).size).toBe(300)
+        const inserted: string[] = []
+        let isUnsure = false
+        async function offer(): Promise<void> {
+          try {
+            inserted.push(...(await things.insertNew(documents)))
+          } catch (error) {
+            if (!isTooBusy(error)) throw error
+            isUnsure = true
+            return offer()
+          }
+        }
+        await Promise.all(Array.from({ length: 10 }, offer))
+        if (!isUnsure) expect(inserted).toHaveLength(300)
+        expect(new Set(inserted).size).toBe(inserted.length)
         expect(await things.count({})).toBe(300)
       })
     })
@@ -207,9 +221,8 @@ export function collectionContract(name: string, start: () => Promise<Collection
         let tries = 0
         let isUnsure = false
         async function claim(claimer: string): Promise<void> {
-          await claims(claimer).catch((error: IngestError) => {
-            // A machine too busy to answer in time: what was asked may have been done nevertheless.
-            if (error.type !== 'DATABASE_UNAVAILABLE') throw error
+          await claims(claimer).catch((error) => {
+            if (!isTooBusy(error)) throw error
             isUnsure = true
             return claim(claimer)
           })
