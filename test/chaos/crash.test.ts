@@ -1,16 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import {
-  type Backends,
-  directStore,
-  type Longshore,
-  startBackends,
-  startLongshore,
-  waitFor
-} from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, directStore, type Longshore, waitFor } from '../support/longshore.ts'
 import { type Place, type Places, placesOf, storedPartBytes } from '../support/places.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
@@ -28,6 +22,7 @@ interface Crash {
   status: string
 }
 
+let world: World
 let backends: Backends
 let longshore: Longshore
 let consumer: Consumer
@@ -35,18 +30,15 @@ let store: ObjectStore
 let places: Places
 
 beforeAll(async () => {
-  backends = await startBackends()
-  consumer = await startConsumer(backends.queue)
-  longshore = await startLongshore({ backends })
+  world = await startWorld()
+  ;({ backends, longshore, consumer } = world)
   places = placesOf(backends, longshore)
   store = directStore(backends)
 })
 afterAll(async () => {
   await store?.close()
-  await longshore?.stop()
+  await world?.stop()
   await places?.close()
-  await consumer?.close()
-  await backends?.stop()
 })
 
 const processesOf = (service: string) => longshore.processes.filter(({ name }) => name === service)

@@ -5,19 +5,18 @@ import { LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
 import { SMALL_FILE_BYTES } from '../../domain/ranges.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
+import type { Consumer } from '../support/consumer.ts'
 import {
   type Backends,
   directStore,
   type Longshore,
   type LongshoreProcess,
-  startBackends,
-  startLongshore,
   through,
   waitFor
 } from '../support/longshore.ts'
 import { type Place, type Places, placesOf, storedPartBytes } from '../support/places.ts'
 import type { Json } from '../support/rest.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const MiB = 1024 * 1024
 /** Packets' heads and tags, handshakes, a listing. */
@@ -35,6 +34,7 @@ const MOVED_SECONDS = 600
 const ONCE = ['pending', 'downloading', 'uploaded', 'notified']
 const TWICE = ['pending', 'downloading', ...ONCE]
 
+let world: World
 let backends: Backends
 let longshore: Longshore
 let consumer: Consumer
@@ -42,9 +42,8 @@ let store: ObjectStore
 let places: Places
 
 beforeAll(async () => {
-  backends = await startBackends({ proxied: 'everything' })
-  consumer = await startConsumer(backends.queue)
-  longshore = await startLongshore({ backends })
+  world = await startWorld({ proxied: 'everything' })
+  ;({ backends, longshore, consumer } = world)
   places = placesOf(backends, longshore)
   store = directStore(backends)
 })
@@ -52,10 +51,8 @@ afterAll(async () => {
   for (const { pid } of longshore?.processes ?? []) signal(pid, 'SIGCONT')
   if (backends?.mongo.pid) signal(backends.mongo.pid, 'SIGCONT')
   await store?.close()
-  await longshore?.stop()
+  await world?.stop()
   await places?.close()
-  await consumer?.close()
-  await backends?.stop()
 })
 
 function signal(pid: number, name: NodeJS.Signals): void {

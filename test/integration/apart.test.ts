@@ -4,38 +4,34 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { ServiceBroker } from 'moleculer'
 import { newSshKey } from '../../demo/ssh-key.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, type Longshore, waitFor } from '../support/longshore.ts'
 import { type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
 import type { Json } from '../support/rest.ts'
 import { startScriptedSftp } from '../support/scripted-sftp.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const KIB = 1024
 const atOnce = { settle: { checks: 1, seconds: 0 }, interval: 86_400 }
 
+let world: World
 let backends: Backends
 let longshore: Longshore
 let consumer: Consumer
 
 beforeAll(async () => {
-  backends = await startBackends()
-  consumer = await startConsumer(backends.queue)
-  longshore = await startLongshore({
-    backends,
+  world = await startWorld({
     counts: { transfer: 0, scanner: 2 },
     isImpatient: true,
     // So that the copies of many small files take longer than connecting does.
     env: { BANDWIDTH: String(2048 * KIB) }
   })
+  ;({ backends, longshore, consumer } = world)
   const missing = async () => (await longshore.api.request('GET', '/health/ready')).body.missing
   await until('all but the copies to be ready', async () => (await missing()).join() === 'transfer')
 })
-afterAll(async () => {
-  await longshore?.stop()
-  await consumer?.close()
-  await backends?.stop()
-})
+afterAll(() => world?.stop())
 
 const until = <T>(what: string, condition: () => Promise<T> | T) =>
   waitFor(condition, { what, explain: () => longshore.output() })

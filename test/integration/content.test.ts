@@ -3,12 +3,13 @@ import { readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Client } from 'minio'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, type Longshore, startLongshore, waitFor } from '../support/longshore.ts'
 import { temporaryFolder } from '../support/process.ts'
 import type { Json } from '../support/rest.ts'
 import { startScriptedSftp } from '../support/scripted-sftp.ts'
 import { writeSource } from '../support/source-files.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const MiB = 1024 * 1024
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')
@@ -22,6 +23,7 @@ async function get(longshore: Longshore, path: string, headers: object = {}, ini
 }
 
 describe('the bytes of stored files', () => {
+  let world: World
   let backends: Backends
   let longshore: Longshore
   let consumer: Consumer
@@ -50,9 +52,8 @@ describe('the bytes of stored files', () => {
   const messagesOf = (file: Json) => consumer.messages.filter(({ event }) => event.data.fileId === file.id)
 
   beforeAll(async () => {
-    backends = await startBackends()
-    consumer = await startConsumer(backends.queue)
-    longshore = await startLongshore({ backends })
+    world = await startWorld()
+    ;({ backends, longshore, consumer } = world)
     const { hostname, port } = new URL(backends.minio.endpoint)
     const { accessKey, secretKey } = backends.minio
     minio = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey })
@@ -67,11 +68,7 @@ describe('the bytes of stored files', () => {
     await longshore.api.post('/servers', backends.server(policy))
     for (const path of [name, 'small', 'large', 'empty']) files[path] = await notified(path)
   })
-  afterAll(async () => {
-    await longshore?.stop()
-    await consumer?.close()
-    await backends?.stop()
-  })
+  afterAll(() => world?.stop())
 
   test('are had by a signed address of the store, under their own name', async () => {
     const redirect = await get(longshore, `/files/${files[name].id}/content`)

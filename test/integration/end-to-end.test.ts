@@ -1,16 +1,10 @@
 import { writeFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { checkEverything } from '../support/checker.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import {
-  type Backends,
-  directStore,
-  type Longshore,
-  startBackends,
-  startLongshore,
-  waitFor
-} from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, directStore, type Longshore, waitFor } from '../support/longshore.ts'
 import { hostileNames, writeSource } from '../support/source-files.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const MiB = 1024 * 1024
 
@@ -37,21 +31,17 @@ function sources(): [string, number][] {
 }
 
 describe('seven processes, one of each service', () => {
+  let world: World
   let backends: Backends
   let longshore: Longshore
   let consumer: Consumer
   let serverId: string
 
   beforeAll(async () => {
-    backends = await startBackends()
-    consumer = await startConsumer(backends.queue)
-    longshore = await startLongshore({ backends })
+    world = await startWorld()
+    ;({ backends, longshore, consumer } = world)
   })
-  afterAll(async () => {
-    await longshore?.stop()
-    await consumer?.close()
-    await backends?.stop()
-  })
+  afterAll(() => world?.stop())
 
   const status = async () => JSON.stringify((await longshore.api.get('/stats')).files)
 

@@ -2,8 +2,9 @@ import { readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, jest, test } from '@jest/globals'
 import { checkEverything } from '../support/checker.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, type Longshore, waitFor } from '../support/longshore.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 jest.setTimeout(600_000)
 
@@ -12,20 +13,16 @@ const GiB = 1024 * MiB
 /** Measured: 166 MB. */
 const MOST_BYTES = 200e6
 
+let world: World
 let backends: Backends
 let longshore: Longshore
 let consumer: Consumer
 
 beforeAll(async () => {
-  backends = await startBackends()
-  consumer = await startConsumer(backends.queue)
-  longshore = await startLongshore({ backends })
+  world = await startWorld()
+  ;({ backends, longshore, consumer } = world)
 })
-afterAll(async () => {
-  await longshore?.stop()
-  await consumer?.close()
-  await backends?.stop()
-})
+afterAll(() => world?.stop())
 
 async function peakBytes(pid: number): Promise<number> {
   const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))!

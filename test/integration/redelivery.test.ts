@@ -3,27 +3,24 @@ import { createHash } from 'node:crypto'
 import { mkdir, readdir, rename, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from '@jest/globals'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, type Longshore, waitFor } from '../support/longshore.ts'
 import type { Json } from '../support/rest.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const NAMES = Array.from({ length: 12 }, (_, i) => `file ${i}.csv`)
 const ROUNDS = 3
 
+let world: World
 let backends: Backends
 let longshore: Longshore
 let consumer: Consumer
 
 beforeAll(async () => {
-  backends = await startBackends()
-  consumer = await startConsumer(backends.queue)
-  longshore = await startLongshore({ backends, counts: { scanner: 2, transfer: 2, notifier: 2, files: 2 } })
+  world = await startWorld({ counts: { scanner: 2, transfer: 2, notifier: 2, files: 2 } })
+  ;({ backends, longshore, consumer } = world)
 })
-afterAll(async () => {
-  await longshore?.stop()
-  await consumer?.close()
-  await backends?.stop()
-})
+afterAll(() => world?.stop())
 
 test('each delivery is one version, one object and one message, though no two of a name differ in size or time', async () => {
   const inbox = join(backends.root, 'inbox')

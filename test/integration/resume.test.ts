@@ -2,18 +2,12 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEverything } from '../support/checker.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import {
-  type Backends,
-  directStore,
-  type Longshore,
-  startBackends,
-  startLongshore,
-  waitFor
-} from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, directStore, type Longshore, waitFor } from '../support/longshore.ts'
 import { type FaultyProxy, startProxy } from '../support/proxy.ts'
 import type { Json } from '../support/rest.ts'
 import { writeSource } from '../support/source-files.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 jest.setTimeout(600_000)
 
@@ -35,6 +29,7 @@ interface Place {
   file: Json
 }
 
+let world: World
 let backends: Backends
 let longshore: Longshore
 let consumer: Consumer
@@ -42,17 +37,14 @@ let store: ObjectStore
 const proxies: FaultyProxy[] = []
 
 beforeAll(async () => {
-  backends = await startBackends()
-  consumer = await startConsumer(backends.queue)
-  longshore = await startLongshore({ backends, counts: { transfer: 1 } })
+  world = await startWorld({ counts: { transfer: 1 } })
+  ;({ backends, longshore, consumer } = world)
   store = directStore(backends)
 })
 afterAll(async () => {
   await store?.close()
-  await longshore?.stop()
+  await world?.stop()
   for (const proxy of proxies) await proxy.close()
-  await consumer?.close()
-  await backends?.stop()
 })
 
 /** Lets a file of each share travel so slowly that the shares are reached at the same time. */

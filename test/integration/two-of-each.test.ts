@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { checkEverything } from '../support/checker.ts'
-import { type Consumer, startConsumer } from '../support/consumer.ts'
-import { type Backends, type Longshore, startBackends, startLongshore, waitFor } from '../support/longshore.ts'
+import type { Consumer } from '../support/consumer.ts'
+import { type Backends, type Longshore, waitFor } from '../support/longshore.ts'
 import { writeSource } from '../support/source-files.ts'
+import { startWorld, type World } from '../support/world.ts'
 
 const MiB = 1024 * 1024
 const LARGE_BYTES = 200 * MiB
@@ -11,15 +12,15 @@ const LARGE_BYTES = 200 * MiB
 const MOST_READ_BYTES = 300 * MiB
 
 describe('two scanners, transfers, notifiers and files', () => {
+  let world: World
   let backends: Backends
   let longshore: Longshore
   let consumer: Consumer
   let count = 0
 
   beforeAll(async () => {
-    backends = await startBackends({ proxied: true })
-    consumer = await startConsumer(backends.queue)
-    longshore = await startLongshore({ backends, counts: { scanner: 2, transfer: 2, notifier: 2, files: 2 } })
+    world = await startWorld({ proxied: true, counts: { scanner: 2, transfer: 2, notifier: 2, files: 2 } })
+    ;({ backends, longshore, consumer } = world)
     const server = backends.server({
       roots: [backends.root],
       interval: 1,
@@ -28,11 +29,7 @@ describe('two scanners, transfers, notifiers and files', () => {
     })
     await longshore.api.post('/servers', server)
   })
-  afterAll(async () => {
-    await longshore?.stop()
-    await consumer?.close()
-    await backends?.stop()
-  })
+  afterAll(() => world?.stop())
 
   const put = async (path: string, sizeBytes: number) => {
     count++

@@ -55,8 +55,12 @@ export interface Backends {
   stop(): Promise<void>
 }
 
-/** `proxied`: the SFTP server is behind a proxy; `everything`: all are. */
-export async function startBackends(options: { proxied?: boolean | 'everything' } = {}): Promise<Backends> {
+export interface BackendsOptions {
+  /** `true`: the SFTP server is behind a proxy; `everything`: all are. */
+  proxied?: boolean | 'everything'
+}
+
+export async function startBackends(options: BackendsOptions = {}): Promise<Backends> {
   const stops: (() => Promise<void>)[] = []
   const stop = async () => {
     for (const one of stops.splice(0).reverse()) await one()
