@@ -211,7 +211,8 @@ export function collectionContract(name: string, start: () => Promise<Collection
         detail.part = 2
         const [read] = await things.findByIds(['1'])
         expect(read!.detail).toEqual({ part: 1 })
-        read!.detail!.part = 3
+        // A driver may share what it gives, as long as nobody can change it.
+        Reflect.set(read!.detail!, 'part', 3)
         expect((await things.findByIds(['1']))[0]!.detail).toEqual({ part: 1 })
       })
 

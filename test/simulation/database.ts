@@ -247,7 +247,10 @@ function matches(document: object, query: Query): boolean {
 }
 
 function fits(value: unknown, wanted: unknown): boolean {
-  if (typeof wanted !== 'object' || wanted === null) return value === wanted || (wanted === null && value === undefined)
+  if (typeof wanted !== 'object' || wanted === null) {
+    if (value === wanted || (wanted === null && value === undefined)) return true
+    return Array.isArray(value) && value.includes(wanted)
+  }
   if (wanted instanceof RegExp) return typeof value === 'string' && wanted.test(value)
   const isOperators = Object.keys(wanted)[0]?.startsWith('$')
   if (!isOperators) return isDeepStrictEqual(value, wanted)

@@ -22,12 +22,23 @@ export class SimulatedQueue {
     const world = this.#world
     const failure = (message: string) => new IngestError('QUEUE_UNAVAILABLE', message)
     const ask = <R>(what: string, effect: () => R) => world.ask(life, { backend: 'queue', what, effect, failure })
-    const confirmed = (message: Message) => ask(`publish ${message.body.subject}`, () => this.#take(message))
+    // One that could not be opened goes on trying by itself.
+    let isOpen = false
+    const askOpen = async (what: string, effect: () => void) => {
+      if (!isOpen) throw failure('the queue is not open')
+      await ask(what, effect)
+    }
+    const confirmed = (message: Message) => askOpen(`publish ${message.body.subject}`, () => this.#take(message))
     return {
-      open: () => ask('queue.open', () => undefined),
+      open: () => {
+        isOpen = true
+        return ask('queue.open', () => undefined)
+      },
       publish: (message) => confirmed(message),
-      ping: () => ask('queue.ping', () => undefined),
-      async close() {}
+      ping: () => askOpen('queue.ping', () => undefined),
+      async close() {
+        isOpen = false
+      }
     }
   }
 
