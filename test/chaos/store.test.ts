@@ -42,14 +42,10 @@ const put = (path: string, sizeBytes: number) => writeSource(longshore.root, pat
 const statusesOf = ({ history }: Json) => history.map(({ status }: Json) => status)
 const seen = (operation: S3Operation) => longshore.s3!.seen.byOperation[operation] ?? 0
 
-/** The first request of this kind meets the fault, no other. */
-function once(operation: S3Operation, fault: Parameters<typeof setFault>[0]): void {
-  let isDone = false
-  setFault(fault, (asked) => {
-    if (isDone || asked !== operation) return false
-    isDone = true
-    return true
-  })
+/** The first request of each kind meets the fault, no other. */
+function once(operations: S3Operation[], fault: Parameters<typeof setFault>[0]): void {
+  const left = new Set(operations)
+  setFault(fault, (asked) => left.delete(asked))
 }
 
 function setFault(
@@ -72,24 +68,27 @@ const refused = (path: string, type: RegExp, times: number) =>
 
 describe('a store', () => {
   test('that falls silent in the middle of a part costs that part: the lease is kept, neighbours go on', async () => {
-    once('part', { kind: 'silent', afterBytes: 2 * MiB })
+    once(['part', 'put'], { kind: 'silent', afterBytes: 2 * MiB })
     const received = longshore.proxy.received
     await put('silent', LARGE_BYTES)
-    await waitFor(() => longshore.s3!.seen.faults === 1, { what: 'the silence', everyMs: 5 })
+    await put('mute', 3 * MiB)
+    await waitFor(() => longshore.s3!.seen.faults === 2, { what: 'the silence', everyMs: 5 })
     await put('neighbour', 1000)
     await longshore.becomes('neighbour', 'notified')
-    expect((await longshore.file('silent')).status).toBe('downloading')
+    for (const name of ['silent', 'mute']) expect((await longshore.file(name)).status).toBe('downloading')
+    // It had nothing stored that would make up for an attempt.
+    expect((await longshore.becomes('mute', 'notified')).attempts).toBe(1)
     const file = await longshore.becomes('silent', 'notified')
     expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
     expect(file.history[2].reason).toMatch(/silent for 30000 ms/)
     expect(file.attempts).toBe(1)
-    expect(longshore.proxy.received - received).toBeLessThan(LARGE_BYTES + IN_FLIGHT_BYTES)
+    expect(longshore.proxy.received - received).toBeLessThan(LARGE_BYTES + IN_FLIGHT_BYTES + 2 * 3 * MiB)
     expect(seen('part')).toBeLessThan(2 * PARTS)
     expect(await longshore.problems()).toEqual([])
   })
 
   test('that answers a completion with an error inside a 200 is not believed, and asked again', async () => {
-    once('complete', { kind: 'answer', status: 200, code: 'InternalError' })
+    once(['complete'], { kind: 'answer', status: 200, code: 'InternalError' })
     const before = { completions: seen('complete'), parts: seen('part') }
     await put('completed', LARGE_BYTES)
     const file = await longshore.becomes('completed', 'notified')
