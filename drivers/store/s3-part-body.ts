@@ -33,6 +33,7 @@ export function partBody(options: PartOptions): StreamedBody & { crc32(): string
   const reader = new BlockReader(options)
   let wake: () => void = () => {}
   let isStopped = false
+  let hasEnded = false
   return {
     contentLength: encodedLength(options.sizeBytes, options.blockBytes * blocksInFrame),
     crc32: () => reader.crc32,
@@ -58,8 +59,9 @@ export function partBody(options: PartOptions): StreamedBody & { crc32(): string
         sentBytes += block.bytes.length
         request.write(block.bytes, () => {
           reader.release(block)
-          // While nothing waits to be sent it is the source that is slow: no fault of the store.
-          if (reader.held === 0) watch.rest()
+          // While nothing waits to be sent it is the source that is slow: no fault of the store. After the end it is the
+          // store's turn, though the last blocks may leave only then.
+          if (reader.held === 0 && !hasEnded) watch.rest()
           else watch.arm()
           wake()
         })
@@ -71,6 +73,7 @@ export function partBody(options: PartOptions): StreamedBody & { crc32(): string
           })
         }
       }
+      hasEnded = true
       watch.arm()
       request.end(`\r\n0\r\n${trailerName}:${crc32HexToBase64(reader.crc32)}\r\n\r\n`)
     }

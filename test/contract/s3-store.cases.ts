@@ -74,6 +74,23 @@ export function s3FaultCases(name: string, start: () => Promise<S3Server>): void
       await stop()
     })
 
+    test('a store that takes a whole part and stays silent then is STORE_UNAVAILABLE after the deadline', async () => {
+      const { endpoint, stop } = await listen((socket) => {
+        socket.write('HTTP/1.1 100 Continue\r\n\r\n')
+        // More than the kernel takes waits for this, so that the end of the part is sent last of all.
+        setTimeout(() => socket.resume(), 200)
+      })
+      const store = s3Store(optionsOf({ endpoint, silenceMs: 1000 }))
+      const bytes = randomBytes(16 * 1024 * 1024)
+      // Whether the last block or the end of the part is sent last is up to the kernel: of several, some go either way.
+      const sending = [1, 2, 3, 4, 5, 6].map((number) => store.uploadPart('x', 'id', partOf(number, bytes).options))
+      for (const sent of await Promise.allSettled(sending)) {
+        expect(sent).toMatchObject({ status: 'rejected', reason: { type: 'STORE_UNAVAILABLE' } })
+      }
+      await store.close()
+      await stop()
+    }, 30_000)
+
     test.each([null, { ifNoneMatch: '*' as const }])(
       'a completion whose reply was lost counts as done (%j)',
       async (condition) => {
