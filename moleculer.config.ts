@@ -21,7 +21,8 @@ export function brokerOptions(config: Config): BrokerOptions {
     // read the same flag of our errors and multiply them.
     retryPolicy: { enabled: false },
     registry: { strategy: 'RoundRobin', preferLocal: true },
-    tracking: { enabled: true, shutdownTimeout: 20_000 },
+    // Before a service stops; what is in flight has its own time after that, and all of it has to end within 30 s.
+    tracking: { enabled: true, shutdownTimeout: 8_000 },
     contextParamsCloning: false,
     validator: true,
     metrics: false,

@@ -140,7 +140,7 @@ export const mutations: Record<string, Mutation> = {
     file: 'workers/after-upload.ts',
     from: "if (there && isRecorded(there, step)) return { kind: 'moved', to }",
     to: '',
-    seeds: 1000
+    seeds: 4000
   },
   marker: {
     what: 'a marker counts that is older than its file',

@@ -297,7 +297,9 @@ class Run {
     const world = this.#world
     let left = this.#processes.length
     for (const { life, broker } of this.#processes) void stopProcess(life!, broker!).then(() => left--)
-    await world.timeline.run(world.now + 30_000, () => left === 0)
+    // A real process ends itself after 30 s, and leaves its leases to run out: where all that it would hand something back
+    // to is gone, a stop takes about as long.
+    await world.timeline.run(world.now + 45_000, () => left === 0)
     if (left > 0) world.violation(`${left} processes did not stop`)
     // Their last words travel.
     await world.timeline.run(world.now + 1_000)

@@ -20,6 +20,8 @@ export interface Member {
   readonly side: number
   readonly process: RunningProcess | null
   isFrozen: boolean
+  /** It was asked to end, or killed, and has not been started again. */
+  readonly isEnding: boolean
 }
 
 export interface Fleet {

@@ -151,7 +151,8 @@ function processFaults(fleet: Fleet, problems: string[]): Fault[] {
       lasts: LONG,
       strike(random) {
         const member = alive(random)
-        if (!member) return nothing('nobody')
+        // One that is ending has a deadline, which would pass while it stands still.
+        if (!member || member.isEnding) return nothing('nobody')
         fleet.freeze(member)
         return { on: member.name, heal: () => fleet.thaw(member) }
       }
