@@ -108,7 +108,8 @@ class Connection implements Sftp {
   }
 
   list(path: string): AsyncIterable<Entry[]> {
-    return listPages(this.#operations, { sftp: this.#main, ordered: this.#ordered }, path)
+    const stat = (looked: string) => this.stat(looked)
+    return listPages(this.#operations, { sftp: this.#main, ordered: this.#ordered, stat }, path)
   }
 
   async open(path: string, options: { channel?: number; signal?: AbortSignal } = {}): Promise<SftpFile> {

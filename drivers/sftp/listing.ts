@@ -14,6 +14,7 @@ interface Channel {
   sftp: SFTPWrapper
   /** Answers to pipelined requests on one handle come in order (OpenSSH's server works one request at a time). */
   ordered: boolean
+  stat(path: string): Promise<Attributes>
 }
 
 /** The entries of a folder, page by page, without `.` and `..`. The handle is closed however the iteration ends. */
@@ -26,7 +27,7 @@ export async function* listPages(operations: Operations, channel: Channel, path:
   }
   const opening = operations.run<Buffer>((done) => sftp.opendir(path, done), { ...request, late: close })
   const handle = await opening.catch(async (error) => {
-    throw (await isNoFolder(operations, sftp, path, error)) ? noFolder(path) : error
+    throw (await isNoFolder(channel, path, error)) ? noFolder(path) : error
   })
 
   const ahead: Promise<FileEntryWithStats[] | null>[] = []
@@ -57,20 +58,9 @@ export async function* listPages(operations: Operations, channel: Channel, path:
 }
 
 /** Of a file most servers say that it does not exist, some that it failed. */
-async function isNoFolder(
-  operations: Operations,
-  sftp: SFTPWrapper,
-  path: string,
-  error: IngestError
-): Promise<boolean> {
+async function isNoFolder({ stat }: Channel, path: string, error: IngestError): Promise<boolean> {
   if (error.type !== 'SFTP_NO_SUCH_PATH' && error.type !== 'SFTP_FAILURE') return false
-  const request = {
-    translate: (thrown: unknown) => requestError(thrown, 'stat', path),
-    onTimeout: (timeoutMs: number) => requestTimeout('stat', path, timeoutMs)
-  }
-  const seen = await operations
-    .run<FileEntryWithStats['attrs']>((done) => sftp.stat(path, done as never), request)
-    .then(toAttributes, () => null)
+  const seen = await stat(path).catch(() => null)
   return seen !== null && seen.kind !== 'folder'
 }
 
