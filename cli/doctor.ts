@@ -38,11 +38,15 @@ export async function doctor(env: NodeJS.ProcessEnv): Promise<Check[]> {
   const services = config.services.length === 7 ? 'all services' : config.services.join(', ')
   checks.unshift({ name: 'configuration', state: 'ok', detail: `can be read; this process would run ${services}` })
   const backends = await Promise.all([
-    check('folder', () => checkFolder(config)),
-    check('database', () => checkDatabase(config)),
-    check('store', () => checkStore(config)),
-    check('queue', () => checkQueue(config)),
-    check('network', () => checkNetwork(config))
+    check('folder', `DATA_DIR ${config.dataDir}`, () => checkFolder(config)),
+    check('database', config.mongoUrl ? mongoName(config.mongoUrl) : 'the embedded database', () =>
+      checkDatabase(config)
+    ),
+    check('store', config.s3?.endpoint ?? 'the folder', () => checkStore(config)),
+    check('queue', config.amqp ? `RabbitMQ at ${new URL(config.amqp.url).host}` : 'the journal', () =>
+      checkQueue(config)
+    ),
+    check('network', config.transporter ? networkName(config.transporter) : 'the network', () => checkNetwork(config))
   ])
   return [...checks, ...backends].map((one) => ({ ...one, detail: masked(one.detail, config) }))
 }
@@ -52,10 +56,15 @@ export function doctorTable(checks: Check[]): string {
   return checks.map(({ name, state, detail }) => `${signs[state]}  ${name.padEnd(13)}  ${visible(detail)}`).join('\n')
 }
 
-async function check(name: Check['name'], look: () => Promise<string | Omit<Check, 'name'>>): Promise<Check> {
+/** `what`: is looked at, with its address. */
+async function check(
+  name: Check['name'],
+  what: string,
+  look: () => Promise<string | Omit<Check, 'name'>>
+): Promise<Check> {
   const timer: { id?: NodeJS.Timeout } = {}
   const late = new Promise<never>((_, reject) => {
-    timer.id = setTimeout(() => reject(new Error(`no answer within ${CHECK_MS / 1000} s`)), CHECK_MS)
+    timer.id = setTimeout(() => reject(new Error(`${what}: no answer within ${CHECK_MS / 1000} s`)), CHECK_MS)
   })
   try {
     const found = await Promise.race([look(), late])
