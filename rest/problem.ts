@@ -108,7 +108,8 @@ export function problemOf(thrown: Thrown | null | undefined): Problem {
   if (status === 500) detail = 'an unexpected error; the log of the api service has it'
   // The gateway's own words for a path that no route has.
   if (status === 404 && detail === 'Not found') detail = 'there is no such call'
-  if (status === 503 && !error.type?.startsWith('STORE')) detail = `${detail}; try again in a moment`
+  // Moleculer's sentences end in a full stop.
+  if (status === 503 && !error.type?.startsWith('STORE')) detail = `${detail.replace(/\.$/, '')}; try again in a moment`
   const errors = [404, 409, 422].includes(status) ? fieldErrors(error) : undefined
   return problem({ status, code, detail, ...(errors ? { errors } : {}) })
 }
