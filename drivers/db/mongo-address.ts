@@ -3,8 +3,18 @@
 /** Of an address that names none. */
 export const DEFAULT_DATABASE = 'longshore'
 
-/** `MongoDB at host:port/database`, without the user, the password and the options that an address may hold. */
-export function mongoName(url: string): string {
+/** `hosts` without the user and the password; no database where the address names none. */
+function partsOf(url: string): { hosts: string; database: string | null } {
   const [, authority = '', database = ''] = /^[^:]+:\/\/([^/?]*)(?:\/([^?]*))?/.exec(url) ?? []
-  return `MongoDB at ${authority.slice(authority.lastIndexOf('@') + 1)}/${database || DEFAULT_DATABASE}`
+  return { hosts: authority.slice(authority.lastIndexOf('@') + 1), database: database || null }
+}
+
+export function hasDatabase(url: string): boolean {
+  return partsOf(url).database !== null
+}
+
+/** `MongoDB at host:port/database`, without what an address may hold beside these. */
+export function mongoName(url: string): string {
+  const { hosts, database } = partsOf(url)
+  return `MongoDB at ${hosts}/${database ?? DEFAULT_DATABASE}`
 }

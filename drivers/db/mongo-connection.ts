@@ -10,7 +10,7 @@ import { IngestError } from '../../domain/errors.ts'
 import type { Document, Index } from './collection.ts'
 import type { Database } from './connection.ts'
 import { databaseError, mongoCollection, pingMongo } from './mongo.ts'
-import { DEFAULT_DATABASE } from './mongo-address.ts'
+import { DEFAULT_DATABASE, hasDatabase } from './mongo-address.ts'
 
 const connectRetryMs = 500
 const connectPatienceMs = 1000
@@ -33,8 +33,7 @@ const connectOptions: mongoose.ConnectOptions = {
 export async function openMongo(url: string): Promise<Database> {
   const connection = mongoose.createConnection()
   const end = new AbortController()
-  const hasName = /^mongodb(\+srv)?:\/\/[^/]+\/[^?]/.test(url)
-  const options = hasName ? connectOptions : { ...connectOptions, dbName: DEFAULT_DATABASE }
+  const options = hasDatabase(url) ? connectOptions : { ...connectOptions, dbName: DEFAULT_DATABASE }
 
   // mongoose gives up after the first attempt; once connected, the driver never does.
   let lastError: unknown
