@@ -4,6 +4,9 @@ import { crc32 } from 'node:zlib'
 import { crc32Hex } from '../../domain/crc32.ts'
 import { errorType, IngestError } from '../../domain/errors.ts'
 
+/** Runs work of one key one after another. */
+export type KeyedLock = <T>(key: string, work: () => Promise<T>) => Promise<T>
+
 export const fileMode = 0o600
 const folderMode = 0o700
 

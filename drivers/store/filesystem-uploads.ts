@@ -4,10 +4,10 @@ import { join } from 'node:path'
 import { crc32Of } from '../../domain/crc32.ts'
 import { IngestError } from '../../domain/errors.ts'
 import { BlockReader, cancelled } from './blocks.ts'
-import type { KeyedLock } from './filesystem.ts'
 import {
   append,
   hasCode,
+  type KeyedLock,
   makeFolder,
   newFile,
   orNull,

@@ -9,6 +9,7 @@ import { IngestError } from '../../domain/errors.ts'
 import { cancelled } from './blocks.ts'
 import {
   hasCode,
+  type KeyedLock,
   makeFolder,
   orNull,
   removeUpTo,
@@ -237,8 +238,6 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
 function preconditionFailed(key: string): IngestError {
   return new IngestError('STORE_PRECONDITION', `store: ${key} is not what the condition asked for`)
 }
-
-export type KeyedLock = <T>(key: string, work: () => Promise<T>) => Promise<T>
 
 /** Work of one key happens one after another, in the order in which it was asked for. */
 function keyedLock(): KeyedLock {
