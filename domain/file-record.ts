@@ -2,8 +2,6 @@
 import { createHash } from 'node:crypto'
 import type { AfterUploadState } from './after-upload.ts'
 import type { RecordedError } from './errors.ts'
-import type { HistoryEntry } from './history.ts'
-import type { RefetchState } from './refetch.ts'
 import type { SettleState } from './settle.ts'
 
 export const FILE_STATUSES = [
@@ -48,6 +46,26 @@ export interface AnnouncementState {
   leaseUntil: number
   at: number | null
   error: RecordedError | null
+}
+
+/** Of a stored file that an operator wants fetched again. */
+export interface RefetchState {
+  /** What the record was, and is again when the source cannot be had. */
+  status: 'uploaded' | 'notified'
+  announcement: AnnouncementState
+  /** An object of this epoch or an older one is the copy that was asked to be replaced. */
+  epoch: number
+}
+
+/** One change of state. */
+export interface HistoryEntry {
+  at: number
+  status: FileStatus
+  worker: string | null
+  attempt: number
+  reason: string | null
+  /** How often the same entry came in a row. */
+  times: number
 }
 
 /** Times are ms since the epoch; `mtime` too, though SFTP knows seconds only. */

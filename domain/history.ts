@@ -1,15 +1,5 @@
 /** Every change of a file's state leaves an entry in its record. */
-import type { FileRecord, FileStatus } from './file-record.ts'
-
-export interface HistoryEntry {
-  at: number
-  status: FileStatus
-  worker: string | null
-  attempt: number
-  reason: string | null
-  /** How often the same entry came in a row. */
-  times: number
-}
+import type { FileRecord, FileStatus, HistoryEntry } from './file-record.ts'
 
 const MAX_HISTORY = 200
 

@@ -17,7 +17,6 @@ import { createFilter, OWN_PREFIX } from './filter.ts'
 import { markerName, missingMarker } from './marker.ts'
 import type { ServerPolicy, SettlePolicy } from './server.ts'
 import { isSettled, look, nextLookAt, type SettleState } from './settle.ts'
-import type { Sighting } from './sighting.ts'
 
 /** A file as a listing or an lstat shows it; times are ms since the epoch. */
 export interface Seen {
@@ -31,6 +30,15 @@ export interface Seen {
 }
 
 /** `ignored`: no record, and why. */
+/** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: the marker that it waits for, in words. */
+export interface Sighting {
+  path: string
+  size: number
+  mtime: number
+  skip: string | null
+  wait?: string
+}
+
 export type Sight = { kind: 'ignored'; reason: string } | { kind: 'seen'; sighting: Sighting }
 
 export type Ripeness =

@@ -9,17 +9,9 @@
  * `onChange` says. The stored object and what was said of it stay until the new one is complete.
  */
 import type { RecordedError } from './errors.ts'
-import type { AnnouncementState, FileRecord } from './file-record.ts'
+import type { FileRecord, RefetchState } from './file-record.ts'
 import { enter } from './history.ts'
 import { laterTurn } from './order.ts'
-
-export interface RefetchState {
-  /** What the record was, and is again when the source cannot be had. */
-  status: 'uploaded' | 'notified'
-  announcement: AnnouncementState
-  /** An object of this epoch or an older one is the copy that was asked to be replaced. */
-  epoch: number
-}
 
 export function isRefetching(file: FileRecord): file is FileRecord & { refetch: RefetchState } {
   return Boolean(file.refetch)

@@ -6,18 +6,9 @@ import { waitingForUpload } from './after-upload.ts'
 import { type FileRecord, fileId, isStored, SERVER_DELETED } from './file-record.ts'
 import { enter } from './history.ts'
 import { firstTurn, type Order } from './order.ts'
-import { ripen } from './readiness.ts'
+import { ripen, type Sighting } from './readiness.ts'
 import { isRefetching } from './refetch.ts'
 import type { ServerPolicy, SettlePolicy } from './server.ts'
-
-/** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: the marker that it waits for, in words. */
-export interface Sighting {
-  path: string
-  size: number
-  mtime: number
-  skip: string | null
-  wait?: string
-}
 
 export interface SightingRules {
   serverId: string

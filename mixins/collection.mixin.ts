@@ -1,7 +1,7 @@
 import type { ServiceSchema } from 'moleculer'
 import DbService from 'moleculer-db'
 import type { Collection, Document, Index } from '../drivers/db/collection.ts'
-import type { Database } from '../drivers/db/connection.ts'
+import type { Database } from '../drivers/db/database.ts'
 
 export interface CollectionMixinOptions {
   name: string

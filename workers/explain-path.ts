@@ -1,8 +1,7 @@
 /** Why the entries of one folder are taken or not: an ordinary scan of a narrowed view of the server. */
 import type { Explained, Why } from '../domain/explain.ts'
-import { placeOf } from '../domain/readiness.ts'
+import { placeOf, type Sighting } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
-import type { Sighting } from '../domain/sighting.ts'
 import type { Entry, SftpLooks } from '../drivers/sftp/sftp.ts'
 import { asFolder, entryAt, narrowed } from './narrow.ts'
 import { previewScan } from './preview.ts'

@@ -8,7 +8,7 @@
  *   - the server's generation has not moved: a policy was changed, or a stored record was opened again or removed;
  * and every few hours a scan asks about everything again, whatever was remembered.
  */
-import type { Sighting } from '../domain/sighting.ts'
+import type { Sighting } from '../domain/readiness.ts'
 import { Fingerprints, fingerprint, indexIn, merged } from './fingerprints.ts'
 
 const nothing = new Float64Array(0)

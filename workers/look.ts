@@ -1,8 +1,7 @@
 /** A second look at settling files between scans: one lstat each, and one of its marker where the policy asks for it. */
 
-import { createReadiness, placeOf } from '../domain/readiness.ts'
+import { createReadiness, placeOf, type Sighting } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
-import type { Sighting } from '../domain/sighting.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import { markerLookup } from './markers.ts'
 import { resolveRoots } from './roots.ts'

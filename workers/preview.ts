@@ -3,8 +3,8 @@
  * What every path would come to is told one by one, so that nobody has to hold all of it.
  */
 import type { Explained, Why } from '../domain/explain.ts'
+import type { Sighting } from '../domain/readiness.ts'
 import type { ServerPolicy } from '../domain/server.ts'
-import type { Sighting } from '../domain/sighting.ts'
 import type { SftpLooks } from '../drivers/sftp/sftp.ts'
 import { type ScanResult, scanServer } from './scan.ts'
 import type { RegisterCounts } from './sighting-batch.ts'

@@ -1,5 +1,5 @@
 /** What a scan saw and does not know, on its way to `files` in batches. */
-import type { Sighting } from '../domain/sighting.ts'
+import type { Sighting } from '../domain/readiness.ts'
 import { Fingerprints, fingerprint, indexIn } from './fingerprints.ts'
 import type { KnownFiles } from './known-files.ts'
 

@@ -1,5 +1,5 @@
 /** After a complete listing: what has become of the files whose records wait for them and that it did not show. */
-import type { Sighting } from '../domain/sighting.ts'
+import type { Sighting } from '../domain/readiness.ts'
 import type { SftpLooks } from '../drivers/sftp/sftp.ts'
 
 export interface VanishedPorts {

@@ -1,6 +1,6 @@
 /** Counts what a scan registers where `files` would write it down. */
 import type { ServiceSchema } from 'moleculer'
-import type { Sighting } from '../../domain/sighting.ts'
+import type { Sighting } from '../../domain/readiness.ts'
 
 interface Counts {
   batches: number

@@ -11,12 +11,12 @@ import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import DbService, { type DbAdapter } from 'moleculer-db'
-import type mongoose from 'mongoose'
 import lockfile from 'proper-lockfile'
 import { IngestError } from '../../domain/errors.ts'
 import { makeFolders } from '../folder.ts'
-import type { Collection, Document, Index } from './collection.ts'
+import type { Document, Index } from './collection.ts'
 import { cutTornLine, moveDamagedLines } from './damage.ts'
+import type { Database } from './database.ts'
 import { nedbCollection } from './nedb.ts'
 import type { Datastore } from './nedb-store.ts'
 
@@ -25,25 +25,6 @@ export interface DatabaseOptions {
   mongoUrl: string | null
   /** The folder of the embedded database. */
   dataDir: string
-}
-
-export interface Database {
-  readonly kind: 'mongodb' | 'nedb'
-  /** A moleculer-db adapter for the collection `name`. `fields` types fields for casting; others are kept as they are. */
-  adapter(name: string, fields?: mongoose.SchemaDefinition): DbAdapter
-  /** The collection of a connected adapter that this database made. */
-  collection<T extends Document>(adapter: DbAdapter, indexes: Index[]): Promise<Collection<T>>
-  /** What was found lost when the collection was loaded, each a sentence; a MongoDB looks after itself. */
-  damageOf?(name: string): string[]
-  /**
-   * Whether this process has just taken the collection over from one that has ended: true once, and never of a MongoDB,
-   * whose other users live on.
-   */
-  isTakenOver?(name: string): boolean
-  /** Rejects with DATABASE_UNAVAILABLE when the database does not answer. */
-  ping(): Promise<void>
-  /** Gives this user's share back; idempotent. */
-  close(): Promise<void>
 }
 
 interface Shared {

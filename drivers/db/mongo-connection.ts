@@ -8,7 +8,7 @@ import MongooseDbAdapter from 'moleculer-db-adapter-mongoose'
 import mongoose from 'mongoose'
 import { IngestError } from '../../domain/errors.ts'
 import type { Document, Index } from './collection.ts'
-import type { Database } from './connection.ts'
+import type { Database } from './database.ts'
 import { databaseError, mongoCollection, pingMongo } from './mongo.ts'
 import { DEFAULT_DATABASE, hasDatabase } from './mongo-address.ts'
 

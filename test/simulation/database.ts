@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { IngestError } from '../../domain/errors.ts'
 import { changedFields } from '../../drivers/db/changes.ts'
 import type { Collection, Document, FindOptions, Index, Query } from '../../drivers/db/collection.ts'
-import type { Database } from '../../drivers/db/connection.ts'
+import type { Database } from '../../drivers/db/database.ts'
 import type { Life, World } from './world.ts'
 
 interface Unique {

@@ -13,8 +13,9 @@ import {
   LEASE_MS,
   SKEW_MS
 } from '../../domain/file-record.ts'
+import type { Sighting } from '../../domain/readiness.ts'
 import { isRefetching, refetch } from '../../domain/refetch.ts'
-import { isAtRest, observe, type Sighting, type SightingRules } from '../../domain/sighting.ts'
+import { isAtRest, observe, type SightingRules } from '../../domain/sighting.ts'
 import { follows } from '../support/transitions.ts'
 
 const start = 1_700_000_000_000

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals'
 import { IngestError } from '../../domain/errors.ts'
+import type { Sighting } from '../../domain/readiness.ts'
 import type { ServerPolicy } from '../../domain/server.ts'
-import type { Sighting } from '../../domain/sighting.ts'
 import { scanServer } from '../../workers/scan.ts'
 import { type FakeSftp, fakeSftp, type Node } from '../support/fake-sftp.ts'
 import { scanPolicy } from '../support/scan-policy.ts'
