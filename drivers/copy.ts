@@ -49,7 +49,7 @@ const RANGE_BYTES = 2.5 * 1024 * 1024
 /** What copying a file of this size adds to the memory in use, about; a large one: its share of what the lanes hold. */
 export function heldBytesOf(sizeBytes: number, sftp: Sftp): number {
   if (sizeBytes <= SMALL_FILE_BYTES) return sizeBytes
-  return Math.max(LARGE_BYTES, (lanesOf(sftp).count * RANGE_BYTES) / 2)
+  return Math.max(LARGE_BYTES, (lanesOf(sftp).most * RANGE_BYTES) / 2)
 }
 
 /** Resolves to how it ended; throws what `outcomeOf` then turns into an outcome. */

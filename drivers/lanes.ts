@@ -13,12 +13,20 @@ import type { Sftp } from './sftp/sftp.ts'
 /** A round trip of this many milliseconds pays for one more lane: a channel carries 1-2 MiB a round trip. */
 const MS_PER_EXTRA_LANE = 10
 const USUAL_LANES = 4
+/**
+ * To a near server. Each lane is a process there (OpenSSH's sftp-server), and four of them share the CPU worse than two:
+ * 16 files at once were copied a tenth faster over two.
+ */
+const NEAR_LANES = 2
+const NEAR_MS = 5
+/** A lane that carries less waits for the server's storage or for the line, where more of them may bring more. */
+const SLOW_BYTES_PER_SECOND = 100e6
 
 export interface Lane {
   /** The number of the SFTP channel. */
   channel: number
-  /** All READs of the range are out: the lane may be taken by the next one. Idempotent. */
-  asked(): void
+  /** All READs of the range, of so many bytes, are out: the lane may be taken by the next one. Idempotent. */
+  asked(bytes: number): void
   /** Nothing of the range is on its way any more. Idempotent. */
   done(): void
 }
@@ -28,14 +36,20 @@ interface Waiting {
 }
 
 export class Lanes {
-  readonly count: number
+  /** How many there may be. */
+  readonly most: number
+  readonly #nowMs: () => number
   readonly #free: number[]
   readonly #waiting: Waiting[] = []
+  #count: number
   #underWay = 0
 
-  constructor(count: number) {
-    this.count = count
-    this.#free = Array.from({ length: count }, (_, channel) => channel)
+  /** `first` of them to begin with, and one more, up to `most`, for each range that a lane carried slowly. */
+  constructor(first: number, most = first, nowMs = () => performance.now()) {
+    this.most = most
+    this.#nowMs = nowMs
+    this.#count = Math.min(first, most)
+    this.#free = Array.from({ length: this.#count }, (_, channel) => channel)
   }
 
   /** Rejects with the signal's reason. */
@@ -59,29 +73,38 @@ export class Lanes {
   }
 
   #admit(): void {
-    while (this.#waiting.length > 0 && this.#free.length > 0 && this.#underWay < 2 * this.count) {
+    while (this.#waiting.length > 0 && this.#free.length > 0 && this.#underWay < 2 * this.#count) {
       this.#waiting.shift()!.begin()
     }
   }
 
   #lane(channel: number): Lane {
     this.#underWay++
+    const beganMs = this.#nowMs()
     let isHeld = true
     let isUnderWay = true
-    const asked = () => {
+    const giveBack = () => {
       if (!isHeld) return
       isHeld = false
       this.#free.push(channel)
       this.#admit()
     }
+    const asked = (bytes: number) => {
+      if (isHeld && bytes * 1000 < SLOW_BYTES_PER_SECOND * (this.#nowMs() - beganMs)) this.#addOne()
+      giveBack()
+    }
     const done = () => {
       if (!isUnderWay) return
       isUnderWay = false
       this.#underWay--
-      asked()
+      giveBack()
       this.#admit()
     }
     return { channel, asked, done }
+  }
+
+  #addOne(): void {
+    if (this.#count < this.most) this.#free.push(this.#count++)
   }
 }
 
@@ -89,8 +112,8 @@ const known = new WeakMap<Sftp, Lanes>()
 
 /** Those of this connection. */
 export function lanesOf(sftp: Sftp): Lanes {
-  const count = Math.min(USUAL_LANES + Math.floor(sftp.latencyMs / MS_PER_EXTRA_LANE), sftp.maxChannels)
-  const lanes = known.get(sftp) ?? new Lanes(count)
+  const most = Math.min(USUAL_LANES + Math.floor(sftp.latencyMs / MS_PER_EXTRA_LANE), sftp.maxChannels)
+  const lanes = known.get(sftp) ?? new Lanes(sftp.latencyMs < NEAR_MS ? NEAR_LANES : most, most)
   known.set(sftp, lanes)
   return lanes
 }

@@ -53,7 +53,7 @@ export class RangeCopy {
    */
   async run(): Promise<void> {
     try {
-      const most = Math.min(2 * lanesOf(this.#options.sftp).count, this.#missing.length)
+      const most = Math.min(2 * lanesOf(this.#options.sftp).most, this.#missing.length)
       await Promise.all(Array.from({ length: most }, () => this.#parts().catch((error) => this.#fail(error))))
       await this.#keeping
       if (!this.#stop.signal.aborted) await this.#lookAgain().catch((error) => this.#fail(error))
@@ -90,7 +90,7 @@ export class RangeCopy {
     const { start, length } = partRange(plan, job.file.size, number)
     const handle = await this.#handleOn(lane.channel)
     const signal = this.#signal
-    const blocks = handle.blocks(start, length, { signal, onBytes: job.onBytes, onAsked: lane.asked })
+    const blocks = handle.blocks(start, length, { signal, onBytes: job.onBytes, onAsked: () => lane.asked(length) })
     const part = { number, sizeBytes: length, blocks, blockBytes: sftp.readBytes, signal }
     return store.uploadPart(job.file.reservedKey!, upload.uploadId!, part)
   }

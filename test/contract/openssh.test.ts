@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { afterEach, describe, expect, test } from '@jest/globals'
 import { newSshKey } from '../../demo/ssh-key.ts'
 import { connectSftp } from '../../drivers/sftp/connection.ts'
-import type { ConnectOptions, SftpTarget } from '../../drivers/sftp/sftp.ts'
+import type { ConnectOptions, Pace, SftpTarget } from '../../drivers/sftp/sftp.ts'
 import { type Sshd, type SshdOptions, startSshd } from '../support/openssh.ts'
 import { startProxy } from '../support/proxy.ts'
 import { sftpContract } from './sftp.contract.ts'
@@ -53,6 +53,17 @@ describe('OpenSSH with limits', () => {
       await file.close()
     }
     await sftp.close()
+  })
+
+  test('asks for as much at once as the server takes, and for less where the rate is limited', async () => {
+    await start({})
+    const of = async (pace?: Pace) => {
+      const sftp = await connectSftp(targetOf(sshd!), { ...options, ...(pace && { pace }) })
+      await sftp.close()
+      return sftp.readBytes
+    }
+    expect(await of()).toBe(255 * 1024)
+    expect(await of({ bytesPerSecond: 10e6, take: () => 0, giveBack: () => {} })).toBe(128 * 1024)
   })
 
   test('reports a server that opens no session at all', async () => {

@@ -24,10 +24,12 @@ interface Scripted {
   stop(): Promise<void>
 }
 
-/** An SSH server in this process; `onSession` makes of a session what it likes. */
-async function serve(onSession: (session: Session, connection: Connection) => void): Promise<Scripted> {
+type OnSession = (session: Session, connection: Connection) => void
+
+/** An SSH server in this process that calls itself `ident`; `onSession` makes of a session what it likes. */
+async function serve(onSession: OnSession, ident = 'scripted'): Promise<Scripted> {
   const connections = new Set<Connection>()
-  const server = new ssh2.Server({ hostKeys: [hostKey] }, (connection) => {
+  const server = new ssh2.Server({ hostKeys: [hostKey], ident }, (connection) => {
     connections.add(connection)
     connection.on('error', () => connection.end())
     connection.on('close', () => connections.delete(connection))
@@ -215,6 +217,21 @@ describe('a scripted server', () => {
     })
     await expect(file.readSmall(content.length)).rejects.toMatchObject({ type: 'SOURCE_CHANGED' })
     expect(reads).toBeLessThan(1000)
+    await file.close()
+  })
+
+  test('asks an OpenSSH before 8.5 for no more than it answers', async () => {
+    const asked: number[] = []
+    const onRead = (read: Read) => {
+      asked.push(read.length)
+      read.answer(at({ ...read, length: Math.min(read.length, 64 * 1024) }))
+    }
+    const onSession: OnSession = (session) => session.on('sftp', (acceptSftp) => serveReads(acceptSftp(), onRead))
+    scripted = await serve(onSession, 'OpenSSH_7.4')
+    sftp = await connect(scripted.target)
+    const file = await sftp.open('/file')
+    expect((await file.readSmall(content.length)).equals(content)).toBe(true)
+    expect(asked).toHaveLength(Math.ceil(content.length / (64 * 1024)))
     await file.close()
   })
 

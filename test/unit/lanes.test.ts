@@ -35,15 +35,15 @@ describe('Lanes', () => {
   test('let the next range ask while the one before is still under way', async () => {
     const lanes = new Lanes(1)
     const first = await lanes.take(never)
-    first.asked()
+    first.asked(1)
     expect((await lanes.take(never)).channel).toBe(first.channel)
   })
 
   test('have twice as many ranges under way as channels at most', async () => {
     const lanes = new Lanes(1)
     const first = await lanes.take(never)
-    first.asked()
-    ;(await lanes.take(never)).asked()
+    first.asked(1)
+    ;(await lanes.take(never)).asked(1)
     const third = taking(lanes)
     await settled()
     expect(third.lane).toBeNull()
@@ -65,7 +65,7 @@ describe('Lanes', () => {
   test('take a lane back once, however often it is given back', async () => {
     const lanes = new Lanes(1)
     const first = await lanes.take(never)
-    for (const giveBack of [first.asked, first.asked, first.done, first.done]) giveBack()
+    for (const giveBack of [first.asked, first.asked, first.done, first.done]) giveBack(1)
     await lanes.take(never)
     const third = taking(lanes)
     await settled()
@@ -84,5 +84,33 @@ describe('Lanes', () => {
     expect((cancelled.failed as Error).message).toBe('cancelled')
     expect(cancelled.lane).toBeNull()
     expect(last.lane).not.toBeNull()
+  })
+
+  test('become more, up to the most, for each range that one carried slowly', async () => {
+    let nowMs = 0
+    const lanes = new Lanes(1, 2, () => nowMs)
+    const fast = await lanes.take(never)
+    nowMs += 100
+    fast.asked(16e6)
+    fast.done()
+    const slow = await lanes.take(never)
+    const second = taking(lanes)
+    await settled()
+    expect(second.lane).toBeNull()
+
+    nowMs += 1_000
+    slow.asked(16e6)
+    slow.done()
+    await settled()
+    const third = await lanes.take(never)
+    expect([second.lane!.channel, third.channel].sort()).toEqual([0, 1])
+
+    nowMs += 1_000
+    third.asked(16e6)
+    third.done()
+    await lanes.take(never)
+    const fourth = taking(lanes)
+    await settled()
+    expect(fourth.lane).toBeNull()
   })
 })
