@@ -6,7 +6,17 @@
  * on as an empty string. A message never shows the value of a secret.
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, fsyncSync, linkSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeSync
+} from 'node:fs'
 import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import ipaddr from 'ipaddr.js'
@@ -456,14 +466,18 @@ function isLoopback(host: string): boolean {
   return ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback'
 }
 
+/** Longer than a start takes to write 45 bytes and link them. */
+const DRAFT_MS = 60_000
+
 /** The key of an embedded installation. A link appears whole or not at all, and only one of two first starts makes it. */
 function embeddedKey(dataDir: string): Buffer {
   const path = join(dataDir, 'encryption.key')
   const draft = `${path}.${process.pid}.tmp`
   try {
     const present = readKey(path)
+    if (present === null) makeFolders(dataDir, 0o700)
+    removeDrafts(dataDir)
     if (present !== null) return present
-    makeFolders(dataDir, 0o700)
     rmSync(draft, { force: true })
     const descriptor = openSync(draft, 'wx', 0o600)
     try {
@@ -487,6 +501,16 @@ function embeddedKey(dataDir: string): Buffer {
       'DATA_DIR',
       `DATA_DIR should be a folder that this process may write to, and ${dataDir} is not (${reason})`
     )
+  }
+}
+
+/** Those of first starts that were killed; a young one may belong to a start that is under way. */
+function removeDrafts(dataDir: string): void {
+  for (const name of readdirSync(dataDir)) {
+    if (!/^encryption\.key\.\d+\.tmp$/.test(name)) continue
+    const path = join(dataDir, name)
+    const draft = statSync(path, { throwIfNoEntry: false })
+    if (draft && draft.mtimeMs < Date.now() - DRAFT_MS) rmSync(path, { force: true })
   }
 }
 

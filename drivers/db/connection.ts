@@ -14,6 +14,7 @@ import DbService, { type DbAdapter } from 'moleculer-db'
 import lockfile from 'proper-lockfile'
 import { IngestError } from '../../domain/errors.ts'
 import { makeFolders } from '../folder.ts'
+import { noteHeldFolder, noteLostFolder } from '../held-folders.ts'
 import type { Document, Index } from './collection.ts'
 import { cutTornLine, moveDamagedLines } from './damage.ts'
 import type { Database } from './database.ts'
@@ -90,7 +91,9 @@ async function openFolder(folder: string): Promise<Database> {
   let lost: unknown
   const unlock = await lockFolder(folder, (error) => {
     lost = error
+    noteLostFolder(folder)
   })
+  noteHeldFolder(folder)
   const stores = new Map<string, Promise<LoadedAdapter>>()
   const damage = new Map<string, string[]>()
   const takenOver = new Set<string>()
@@ -161,6 +164,7 @@ async function openFolder(folder: string): Promise<Database> {
     close: async () => {
       clearInterval(compaction)
       await compact()
+      noteLostFolder(folder)
       if (!lost) await unlock()
     }
   }

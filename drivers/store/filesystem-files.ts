@@ -50,8 +50,9 @@ export async function orNull<T>(work: Promise<T>): Promise<T | null> {
   }
 }
 
-export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true, mode: folderMode })
+/** Answers whether it was not there. */
+export async function makeFolder(path: string): Promise<boolean> {
+  return (await mkdir(path, { recursive: true, mode: folderMode })) !== undefined
 }
 
 /** Makes names in a folder survive a loss of power. */
@@ -117,11 +118,11 @@ export async function removeUpTo(root: string, path: string): Promise<void> {
   }
 }
 
-/** Removes what writers that died left behind. */
-export async function sweep(folder: string, olderThan: number): Promise<void> {
+/** Removes what writers that died left behind: all names that are dead, and what was last written before `olderThan`. */
+export async function sweep(folder: string, isDead: (name: string) => boolean, olderThan: number): Promise<void> {
   for (const name of await readdir(folder)) {
     const path = join(folder, name)
-    const found = await orNull(stat(path))
-    if (found !== null && found.mtimeMs < olderThan) await rm(path, { force: true })
+    const found = isDead(name) ? null : await orNull(stat(path))
+    if (found === null || found.mtimeMs < olderThan) await rm(path, { recursive: true, force: true })
   }
 }

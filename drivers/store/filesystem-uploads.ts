@@ -52,8 +52,10 @@ export class FilesystemUploads {
       await this.#around.require(key, condition)
       const uploadId = randomUUID()
       const upload: Upload = { key, metadata, initiatedAt: Date.now() }
-      await makeFolder(this.#folder(uploadId))
-      await writeNew(join(this.#folder(uploadId), 'upload.json'), JSON.stringify(upload))
+      const path = this.#around.newTemporary()
+      await makeFolder(path)
+      await writeNew(join(path, 'upload.json'), JSON.stringify(upload))
+      await rename(path, this.#folder(uploadId))
       await syncFolder(this.#around.folder)
       return uploadId
     })
@@ -177,10 +179,11 @@ export class FilesystemUploads {
     }
   }
 
-  /** The description goes first: an upload whose parts are half removed is none any more. */
+  /** Renamed first: an upload whose parts are half removed is none any more. */
   async #remove(uploadId: string): Promise<void> {
-    await rm(join(this.#folder(uploadId), 'upload.json'), { force: true })
-    await rm(this.#folder(uploadId), { recursive: true, force: true, maxRetries: 3 })
+    const path = this.#around.newTemporary()
+    await orNull(rename(this.#folder(uploadId), path))
+    await rm(path, { recursive: true, force: true, maxRetries: 3 })
   }
 
   async #require(key: string, uploadId: string): Promise<void> {

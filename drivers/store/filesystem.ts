@@ -1,11 +1,12 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { link, open, readFile, rename, rm, stat, unlink, utimes } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { link, open, readdir, readFile, rename, rm, stat, unlink, utimes } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { Readable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { crc32 } from 'node:zlib'
 import { crc32Hex } from '../../domain/crc32.ts'
 import { IngestError } from '../../domain/errors.ts'
+import { isHeldFolder } from '../held-folders.ts'
 import { cancelled } from './blocks.ts'
 import {
   hasCode,
@@ -28,12 +29,16 @@ export interface FilesystemOptions {
   bucket: string
   /** Where the bytes are served by key; the addresses are `file:` URLs without it. */
   baseUrl?: string
+  /** While this process holds that folder it is the only one at work here, and temporary files of others are dead. */
+  heldBy?: string
 }
 
 const MiB = 1024 * 1024
 /** Those of S3, so that a file is cut the same way wherever it goes. */
 const limits = { minPartBytes: 5 * MiB, maxPartBytes: 5120 * MiB, maxParts: 10_000, maxObjectBytes: 5 * 1024 ** 4 }
 const temporaryForMs = 24 * 3600 * 1000
+/** What the names of temporary files of this process begin with. */
+const run = randomUUID()
 
 /** What a file system does not keep of an object. */
 interface Version {
@@ -48,22 +53,28 @@ interface Version {
  *
  *   versions/<ab>/<sha256 of the key>/<mtime ms>-<size>.json   etag, checksum, metadata of one version
  *   uploads/<id>/                                              see filesystem-uploads.ts
- *   temporary/                                                 files being written; swept at start after a day
+ *   temporary/                                                 what is being written or removed; see below
  *
  * A write makes a whole synced temporary file, reserves a modification time that no version of that key and size has
  * (the version's file is created exclusively), gives it to the bytes, and only then links or renames these into place:
  * that one step is the write, so no half object is ever seen and what is seen has its version, also after a crash and
  * after a copy that keeps times (`rsync -a`, `tar`). A file that someone put there by hand is an object without
  * checksum and metadata. `ifNoneMatch` holds across processes (a link fails where something is), `ifMatch` within one.
+ *
+ * What a process that died left in `temporary` is swept: at once where this process holds the data folder, and otherwise
+ * after a day, since another one may still be at it. Where it holds the folder, what such a process had reserved in
+ * `versions` goes, too, when the key is next written or removed.
  */
-export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions): ObjectStore {
+export function filesystemStore({ folder, bucket, baseUrl, heldBy }: FilesystemOptions): ObjectStore {
   if (!/^[a-z0-9][a-z0-9.-]{1,62}$/.test(bucket)) throw new IngestError('INVALID', `not a bucket's name: ${bucket}`)
   const root = resolve(folder, bucket)
   const own = join(root, '.longshore')
   const temporary = join(own, 'temporary')
   const lock = keyedLock()
   const place = (key: string) => join(root, pathOf(key))
-  const newTemporary = () => join(temporary, randomUUID())
+  const newTemporary = () => join(temporary, `${run}-${randomUUID()}`)
+  const isAlone = () => heldBy !== undefined && isHeldFolder(heldBy)
+  const isDead = (name: string) => isAlone() && !name.startsWith(run)
   const uploads = new FilesystemUploads({ folder: join(own, 'uploads'), newTemporary, lock, head, require, commit })
 
   return {
@@ -73,7 +84,7 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
     ensureReady: () =>
       translated(async () => {
         for (const path of [temporary, join(own, 'uploads'), join(own, 'versions')]) await makeFolder(path)
-        await sweep(temporary, Date.now() - temporaryForMs)
+        await sweep(temporary, isDead, Date.now() - temporaryForMs)
       }),
 
     head: (key, signal) => translated(() => head(key, signal)),
@@ -131,9 +142,9 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
         lock(key, async () => {
           const path = place(key)
           const found = await orNull(stat(path))
-          if (found === null) return
-          await removeUpTo(root, path)
-          await removeUpTo(join(own, 'versions'), versionPath(key, found))
+          if (found !== null) await removeUpTo(root, path)
+          if (isAlone()) await removeVersions(versionsOf(key), null)
+          if (found !== null) await removeUpTo(join(own, 'versions'), versionPath(key, found))
         })
       ),
 
@@ -193,7 +204,7 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
     const target = place(key)
     const before = await orNull(stat(target))
     await require(key, condition)
-    const reserved = await reserveVersion(path, stored)
+    const { reserved, isFirst } = await reserveVersion(path, stored)
     try {
       await makeFolder(dirname(target))
       if (condition !== null && 'ifNoneMatch' in condition) {
@@ -207,26 +218,39 @@ export function filesystemStore({ folder, bucket, baseUrl }: FilesystemOptions):
     await syncFolder(dirname(target))
     const previous = before && versionPath(key, before)
     if (previous !== null && previous !== reserved) await rm(previous, { force: true })
+    if (!isFirst && isAlone()) await removeVersions(dirname(reserved), basename(reserved))
   }
 
+  /** Of one key, those too that were reserved by writers who died before they had made them its object. */
+  async function removeVersions(path: string, kept: string | null): Promise<void> {
+    for (const name of (await orNull(readdir(path))) ?? []) {
+      if (name !== kept) await rm(join(path, name), { force: true })
+    }
+  }
+
+  /** `isFirst`: there was nothing of its key before. */
   async function reserveVersion(path: string, { key, sizeBytes, etag, crc32, metadata }: StoredObject) {
     const version: Version = { key, etag, crc32: crc32!, metadata }
+    const isFirst = await makeFolder(versionsOf(key))
     for (let mtimeMs = Date.now(); ; mtimeMs++) {
       await utimes(path, mtimeMs / 1000, mtimeMs / 1000)
       const reserved = versionPath(key, { size: sizeBytes, mtimeMs: (await stat(path)).mtimeMs })
-      await makeFolder(dirname(reserved))
       try {
         await writeNew(reserved, JSON.stringify(version))
-        return reserved
+        return { reserved, isFirst }
       } catch (error) {
         if (!hasCode(error, 'EEXIST')) throw error
       }
     }
   }
 
-  function versionPath(key: string, { size, mtimeMs }: { size: number; mtimeMs: number }): string {
+  function versionsOf(key: string): string {
     const hash = createHash('sha256').update(key).digest('hex')
-    return join(own, 'versions', hash.slice(0, 2), hash, `${Math.round(mtimeMs)}-${size}.json`)
+    return join(own, 'versions', hash.slice(0, 2), hash)
+  }
+
+  function versionPath(key: string, { size, mtimeMs }: { size: number; mtimeMs: number }): string {
+    return join(versionsOf(key), `${Math.round(mtimeMs)}-${size}.json`)
   }
 
   async function readVersion(path: string): Promise<Version | null> {

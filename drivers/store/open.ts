@@ -7,5 +7,5 @@ import type { ObjectStore } from './store.ts'
 /** The store that the environment chooses. */
 export function openStore(config: Config): ObjectStore {
   if (config.s3) return s3Store(config.s3)
-  return filesystemStore({ folder: join(config.dataDir, 'objects'), bucket: 'longshore' })
+  return filesystemStore({ folder: join(config.dataDir, 'objects'), bucket: 'longshore', heldBy: config.dataDir })
 }

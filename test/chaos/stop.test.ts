@@ -45,7 +45,11 @@ describe('SIGTERM', () => {
       explain
     })
   const check = () =>
-    checkEverything({ backends, consumer, longshore: { api: api(), keys: fleet.keys, output: fleet.output } })
+    checkEverything({
+      backends,
+      consumer,
+      longshore: { api: api(), keys: fleet.keys, output: fleet.output, folders: fleet.folders }
+    })
   const recordOf = async (name: string): Promise<Json> => {
     const [file] = await api().files(`&path=${encodeURIComponent(`${backends.root}/${name}`)}`)
     return file && api().get(`/files/${file.id}`)

@@ -1,7 +1,8 @@
-import { chmod, readdir, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
+import { noteHeldFolder, noteLostFolder } from '../../drivers/held-folders.ts'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import { keyOf, pathOf } from '../../drivers/store/filesystem-path.ts'
 import { temporaryFolder } from '../support/process.ts'
@@ -65,6 +66,66 @@ describe('the file-system store', () => {
     expect((await stat(join(folder.path, 'modes/a.d/b'))).mode & 0o777).toBe(0o600)
     expect((await stat(join(folder.path, 'modes/a.d'))).mode & 0o777).toBe(0o700)
     expect(await readdir(join(folder.path, 'modes/.longshore/temporary'))).toEqual([])
+  })
+
+  test('what a dead process left is swept at once by whoever holds the folder, and what is being written is not', async () => {
+    const store = filesystemStore({ folder: folder.path, bucket: 'dead', heldBy: folder.path })
+    await store.ensureReady()
+    const temporary = join(folder.path, 'dead/.longshore/temporary')
+    await mkdir(join(temporary, 'half-removed'))
+    for (const name of ['half-removed/00001-9-cbf43926.part', 'half-written'])
+      await writeFile(join(temporary, name), 'x')
+    await store.ensureReady()
+    expect((await readdir(temporary)).sort()).toEqual(['half-removed', 'half-written'])
+
+    const uploadId = await store.createUpload('k', {}, null)
+    const isBegun = Promise.withResolvers<void>()
+    const isSwept = Promise.withResolvers<void>()
+    async function* blocks() {
+      isBegun.resolve()
+      await isSwept.promise
+      yield { bytes: body, release() {} }
+    }
+    const part = store.uploadPart('k', uploadId, { number: 1, sizeBytes: 9, blocks: blocks(), blockBytes: 9 })
+    await isBegun.promise
+    noteHeldFolder(folder.path)
+    try {
+      await store.ensureReady()
+      expect(await readdir(temporary)).toHaveLength(1)
+      isSwept.resolve()
+      expect(await part).toMatchObject({ number: 1, crc32: 'cbf43926' })
+      await store.abortUpload('k', uploadId)
+      expect(await readdir(temporary)).toEqual([])
+    } finally {
+      noteLostFolder(folder.path)
+    }
+  })
+
+  test('what a dead process had reserved for a key goes when the key is written or removed by whoever holds the folder', async () => {
+    const store = filesystemStore({ folder: folder.path, bucket: 'reserved', heldBy: folder.path })
+    await store.ensureReady()
+    const versions = join(folder.path, 'reserved/.longshore/versions')
+    const told = async () => (await readdir(versions, { recursive: true })).filter((name) => name.endsWith('.json'))
+    const reserve = async () => {
+      const [first] = await told()
+      await writeFile(join(versions, first!, '../1-9.json'), '{"key":"k"}')
+    }
+    await store.put('k', body, write)
+    await reserve()
+    // Another process may be about to make it its object.
+    await store.put('k', body, write)
+    expect(await told()).toHaveLength(2)
+    noteHeldFolder(folder.path)
+    try {
+      const { etag } = await store.put('k', body, write)
+      expect(await told()).toHaveLength(1)
+      expect(await store.head('k')).toMatchObject({ etag, crc32: 'cbf43926' })
+      await reserve()
+      await store.remove('k')
+      expect(await readdir(versions)).toEqual([])
+    } finally {
+      noteLostFolder(folder.path)
+    }
   })
 
   test('a file put there by hand is an object without checksum', async () => {

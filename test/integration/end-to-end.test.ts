@@ -1,5 +1,9 @@
+import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
+import { connect } from 'node:net'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import mongoose from 'mongoose'
 import { checkEverything } from '../support/checker.ts'
 import type { Consumer } from '../support/consumer.ts'
 import { type Backends, directStore, type Longshore, waitFor } from '../support/longshore.ts'
@@ -96,6 +100,18 @@ describe('seven processes, one of each service', () => {
     await writeFile(at('small-limit'), 'other bytes')
     // A temporary name to this server's policy, so that it stays without a record.
     await writeFile(at('.draft-unseen'), '')
+    await writeFile(at('.longshore-aside'), '')
+    await writeFile(join(longshore.folders.temporary, 'part-1'), '')
+    await writeFile(join(longshore.dataDir, 'files.db~'), '')
+    const database = await mongoose.createConnection(backends.mongo.url).asPromise()
+    const slots = [{ id: 's', holder: 'a dead worker', kind: 'scan', until: Date.now() - 61_000 }]
+    // Of a server that was removed: nobody takes a slot there, which would free this one.
+    const gone = { _id: 'gone', name: 'gone', deletedAt: 1, state: 'stopped', slots }
+    await database.collection<{ _id: string }>('servers').insertOne(gone)
+    await database.close()
+    await longshore.api.post(`/servers/${serverId}/pause`)
+    const socket = connect(backends.sshd.port, backends.sshd.host)
+    await once(socket, 'connect')
     const silent = consumer.messages.filter(({ event }) => event.subject !== at('empty'))
     const [first] = silent
     const messages = [...silent, { ...first!, messageId: 'another', event: { ...first!.event, id: 'another' } }]
@@ -104,6 +120,7 @@ describe('seven processes, one of each service', () => {
       longshore: { ...longshore, output: () => `the key is ${longshore.keys.admin}` },
       consumer: { ...consumer, messages }
     })
+    socket.destroy()
     const has = (pattern: RegExp) => expect(problems).toContainEqual(expect.stringMatching(pattern))
     has(/one-byte": no object of its own/)
     has(/object "stray" belongs to no record/)
@@ -114,6 +131,11 @@ describe('seven processes, one of each service', () => {
     has(/empty" was never announced/)
     has(/messages with ids .*, another/)
     has(/a secret is in the output/)
+    has(/\.longshore-aside was left aside/)
+    has(/part-1 was left/)
+    has(/files\.db~ was left/)
+    has(/gone: a slot of a dead worker for a scan was left/)
+    has(/connections to port \d+ are open/)
     expect(duplicates).toBe(1)
   })
 })

@@ -4,9 +4,9 @@ import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { Client } from 'minio'
 import mongoose from 'mongoose'
-import type { ServerRecord } from '../../domain/server.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
 import type { Consumer } from './consumer.ts'
+import { forgotten, type Kept, stillOpen } from './held.ts'
 import {
   type CheckedMessage,
   type CheckedRecord,
@@ -16,6 +16,7 @@ import {
   type Snapshot,
   type Source
 } from './invariants.ts'
+import { leftAside, leftoverFiles } from './leftovers.ts'
 import type { Backends, Longshore } from './longshore.ts'
 import type { Json } from './rest.ts'
 
@@ -31,7 +32,7 @@ export interface CheckReport {
 
 export interface CheckOptions {
   backends: Backends
-  longshore: Pick<Longshore, 'api' | 'output'> & { keys: Record<string, string> }
+  longshore: Pick<Longshore, 'api' | 'output' | 'folders'> & { keys: Record<string, string> }
   consumer: Consumer
   /** By default every file is expected to be `notified`. */
   rules?: Rules
@@ -60,7 +61,12 @@ export async function collect(options: CheckOptions): Promise<Snapshot> {
     sources: await sourcesOf(options, servers.items ?? servers),
     records,
     ...(await storeOf(backends, records)),
-    leftovers: await leftoversOf(backends),
+    leftovers: [
+      ...forgotten(await keptBy(backends), Date.now()),
+      ...(await stillOpen(backends.root, async () => (await keptBy(backends)).servers)),
+      ...(await leftoverFiles(longshore.folders)),
+      ...leftAside(await filesBelow(backends.root))
+    ],
     messages: consumer.messages.map(messageOf),
     texts: {
       'the output of the processes': longshore.output(),
@@ -88,15 +94,18 @@ async function sourcesOf({ backends, past, isTaken }: CheckOptions, servers: Jso
 /** Every file below a folder, by its path. */
 export async function sourceTree(root: string): Promise<Map<string, Content>> {
   const sources = new Map<string, Content>()
-  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue
-    const path = `${entry.parentPath}/${entry.name}`
+  for (const path of await filesBelow(root)) {
     const { size, mtimeMs } = await stat(path)
     // SFTP knows seconds only.
     const mtime = Math.floor(mtimeMs / 1000) * 1000
     sources.set(path, { size, mtime, sha256: await sha256(createReadStream(path)) })
   }
   return sources
+}
+
+export async function filesBelow(root: string): Promise<string[]> {
+  const entries = await readdir(root, { recursive: true, withFileTypes: true })
+  return entries.filter((entry) => entry.isFile()).map(({ parentPath, name }) => `${parentPath}/${name}`)
 }
 
 /** Hex. */
@@ -167,22 +176,12 @@ async function listed(options: { endpoint: string; accessKey: string; secretKey:
   return found
 }
 
-/** A slot or scan that is over, and was neither given back nor taken over by anybody since. */
-const FORGOTTEN_MS = 60_000
-
-async function leftoversOf({ mongo }: Backends): Promise<string[]> {
+/** Servers and files as the database has them: leases and slots are in no answer of the API. */
+async function keptBy({ mongo }: Backends): Promise<Kept> {
   const connection = await mongoose.createConnection(mongo.url).asPromise()
   try {
-    const servers = await connection.collection<ServerRecord & { _id: string }>('servers').find().toArray()
-    const now = Date.now()
-    return servers.flatMap(({ name, slots, state, scanLeaseUntil }) => [
-      ...slots
-        .filter(({ until }) => until < now - FORGOTTEN_MS)
-        .map(({ kind, holder }) => `${name}: a slot of ${holder} for a ${kind} was left`),
-      ...(state === 'active' && scanLeaseUntil > 0 && scanLeaseUntil < now - FORGOTTEN_MS
-        ? [`${name}: the lease of a scan was left`]
-        : [])
-    ])
+    const all = (name: string) => connection.collection(name).find().toArray() as Promise<unknown>
+    return { servers: (await all('servers')) as Kept['servers'], files: (await all('files')) as Kept['files'] }
   } finally {
     await connection.close()
   }

@@ -2,9 +2,11 @@
 import { createReadStream } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
+import type { ServerRecord } from '../../domain/server.ts'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import { keyOf } from '../../drivers/store/filesystem-path.ts'
-import { messageOf, recordOf, sha256, sourceTree, storeOf } from './checker.ts'
+import { filesBelow, messageOf, recordOf, sha256, sourceTree, storeOf } from './checker.ts'
+import { forgotten, stillOpen } from './held.ts'
 import {
   type CheckedRecord,
   type Content,
@@ -14,6 +16,7 @@ import {
   type Source,
   type Verdict
 } from './invariants.ts'
+import { leftAside, leftoverFiles } from './leftovers.ts'
 import type { Longshore } from './longshore.ts'
 import type { S3Server } from './minio.ts'
 import type { Json } from './rest.ts'
@@ -47,7 +50,12 @@ export async function checkEmbedded(options: EmbeddedCheckOptions): Promise<Verd
     sources,
     records,
     ...(s3 ? await storeOf(s3, records) : await folderOf(join(dataDir, 'objects'))),
-    leftovers: [],
+    leftovers: [
+      ...forgotten({ servers: await serversOf(dataDir), files: await documentsOf(dataDir, 'files') }, Date.now()),
+      ...(await stillOpen(root, () => serversOf(dataDir))),
+      ...(await leftoverFiles(longshore.folders)),
+      ...leftAside(await filesBelow(root))
+    ],
     messages: events.map((event) => {
       // A line of the journal is the event alone; nobody says when it was read.
       const envelope = { messageId: event.id, contentType: 'application/cloudevents+json', receivedAt: null }
@@ -64,8 +72,27 @@ export async function checkEmbedded(options: EmbeddedCheckOptions): Promise<Verd
 }
 
 /** Every whole line: one that a crash tore is not a message. */
-export async function journalOf(dataDir: string): Promise<Json[]> {
-  const lines = (await readFile(join(dataDir, 'notifications.ndjson'), 'utf8')).split('\n').filter(Boolean)
+export function journalOf(dataDir: string): Promise<Json[]> {
+  return linesOf(join(dataDir, 'notifications.ndjson'))
+}
+
+function serversOf(dataDir: string): Promise<ServerRecord[]> {
+  return documentsOf(dataDir, 'servers')
+}
+
+/** Of a collection, as its file has them now: the last line of each counts. */
+async function documentsOf<T>(dataDir: string, name: string): Promise<T[]> {
+  const documents = new Map<string, T>()
+  for (const line of await linesOf(join(dataDir, `${name}.db`))) {
+    if (line.$$deleted) documents.delete(line._id)
+    else if (line._id) documents.set(line._id, line)
+  }
+  return [...documents.values()]
+}
+
+/** Without those that cannot be read. */
+async function linesOf(path: string): Promise<Json[]> {
+  const lines = (await readFile(path, 'utf8')).split('\n').filter(Boolean)
   return lines.flatMap((line) => {
     try {
       return [JSON.parse(line)]

@@ -5,6 +5,7 @@ import { resolve } from 'node:path'
 import { type ServiceName, serviceNames } from '../../config.ts'
 import { s3Store } from '../../drivers/store/s3.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
+import type { RunFolders } from './leftovers.ts'
 import { type S3Server, startMinio } from './minio.ts'
 import { type RunningMongo, startMongo } from './mongo.ts'
 import { type NatsServer, startNats } from './nats.ts'
@@ -180,6 +181,7 @@ export interface Longshore {
   readonly processes: readonly LongshoreProcess[]
   keys: { admin: string; operator: string; viewer: string }
   dataDir: string
+  folders: RunFolders
   port: number
   /** What all processes have written, those that ended too. */
   output(): string
@@ -194,12 +196,14 @@ export interface Longshore {
 export async function startLongshore(options: LongshoreOptions): Promise<Longshore> {
   const { backends, counts = {}, env = {} } = options
   const folder = await temporaryFolder('data')
+  const ownTemporary = await temporaryFolder('temporary')
   const port = await freePort()
   const secret = () => randomBytes(18).toString('hex')
   const keys = { admin: secret(), operator: secret(), viewer: secret() }
   const common = {
     ...cleanEnvironment,
     DATA_DIR: folder.path,
+    TMPDIR: ownTemporary.path,
     ALLOW_NETWORKS: '127.0.0.0/8',
     RATE_LIMIT: '0',
     API_PORT: String(port),
@@ -256,6 +260,7 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
     },
     keys,
     dataDir: folder.path,
+    folders: { data: folder.path, temporary: ownTemporary.path },
     port,
     output,
     add,
@@ -266,6 +271,7 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
     async stop() {
       await end()
       await folder.remove()
+      await ownTemporary.remove()
     }
   }
   try {

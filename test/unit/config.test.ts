@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals'
@@ -207,6 +207,18 @@ describe('loadConfig', () => {
     expect(load({}).encryptionKey.equals(first)).toBe(true)
     expect(statSync(join(folder, 'encryption.key')).mode & 0o777).toBe(0o600)
     expect(readFileSync(join(folder, 'encryption.key'), 'utf8').trim()).toBe(first.toString('base64'))
+  })
+
+  test('the draft of a key that a killed start left is removed, and not that of a start under way', () => {
+    const [old, young] = [1, 2].map((pid) => join(folder, `encryption.key.${pid}.tmp`)) as [string, string]
+    for (const path of [old, young]) writeFileSync(path, 'half')
+    utimesSync(old, new Date(Date.now() - 61_000), new Date(Date.now() - 61_000))
+    for (const attempt of ['the first start', 'another one']) {
+      load({})
+      expect([attempt, readdirSync(folder).sort()]).toEqual([attempt, ['encryption.key', 'encryption.key.2.tmp']])
+      writeFileSync(old, 'half')
+      utimesSync(old, new Date(Date.now() - 61_000), new Date(Date.now() - 61_000))
+    }
   })
 
   test('a damaged embedded key stops the start instead of being replaced', () => {

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { RunFolders } from '../../support/leftovers.ts'
 import { type Backends, cleanEnvironment, through } from '../../support/longshore.ts'
 import { freePort } from '../../support/ports.ts'
 import { type RunningProcess, START_MS, startProcess, temporaryFolder } from '../../support/process.ts'
@@ -27,6 +28,7 @@ export interface Member {
 export interface Fleet {
   readonly members: readonly Member[]
   readonly keys: { admin: string }
+  readonly folders: RunFolders
   /** The API of one side. */
   api(side: number): RestClient
   /** Processes that ended though nobody ended them, each with the end of what it wrote: none should. */
@@ -53,6 +55,7 @@ interface Place extends Member {
 
 export async function startFleet(backends: Backends): Promise<Fleet> {
   const folder = await temporaryFolder('chaos')
+  const ownTemporary = await temporaryFolder('temporary')
   const ports = [await freePort(), await freePort()]
   const keys = { admin: randomBytes(18).toString('hex') }
   const ownEnds: string[] = []
@@ -83,6 +86,7 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
         env: {
           ...cleanEnvironment,
           DATA_DIR: folder.path,
+          TMPDIR: ownTemporary.path,
           ALLOW_NETWORKS: '127.0.0.0/8',
           RATE_LIMIT: '0',
           API_PORT: String(ports[place.side]),
@@ -112,6 +116,7 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
   const fleet: Fleet = {
     members: places,
     keys,
+    folders: { data: folder.path, temporary: ownTemporary.path },
     api: (side) => apis[side]!,
     ownEnds,
     async end(member, signal, awayMs) {
@@ -156,6 +161,7 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
       await Promise.all(places.map(({ process: running }) => running?.stop('SIGKILL')))
       await delay(0)
       await folder.remove()
+      await ownTemporary.remove()
     }
   }
   try {

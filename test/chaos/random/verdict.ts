@@ -52,7 +52,7 @@ export async function judgeRun(evidence: Evidence) {
   const report = await checkEverything({
     backends,
     consumer,
-    longshore: { api: fleet.api(0), keys: fleet.keys, output: fleet.output },
+    longshore: { api: fleet.api(0), keys: fleet.keys, output: fleet.output, folders: fleet.folders },
     rules: { end: 'settled', versioned: (serverId) => serverId !== kept.id, skewMs: SKEW_MS },
     past: new Map([...traces].map(([path, { contents }]) => [path, contents]))
   })
