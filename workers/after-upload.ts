@@ -5,7 +5,8 @@
  *   look -> rename aside -> look -> delete, or move        the recorded version
  *                                -> rename back            another one, or the last step failed
  *
- * A worker may die between any two: the file that it renamed aside is found there by the next one, which goes on with it.
+ * A worker may die between any two: the file that it renamed aside is found there by the next one, which goes on with it,
+ * or renames it back where the policy keeps files by now.
  */
 import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload.ts'
 import { errorType, IngestError, recordedError } from '../domain/errors.ts'
@@ -70,9 +71,8 @@ export class AfterUpload {
 
   /** Never rejects for what concerns the one file; rejects when the connection or the hold on the step is lost. */
   async run(step: AfterUploadStep, hold: StepHold): Promise<AfterUploadOutcome> {
-    if (this.#policy.afterUpload === 'keep') return { kind: 'kept' }
     try {
-      return await this.#run(step, hold)
+      return await (this.#policy.afterUpload === 'keep' ? this.#keep(step, hold) : this.#run(step, hold))
     } catch (error) {
       if (this.#sftp.closed.aborted || LOST.includes(errorType(error))) throw error
       return { kind: 'retry', error: recordedError(error, hold.now()) }
@@ -80,7 +80,7 @@ export class AfterUpload {
   }
 
   async #run(step: AfterUploadStep, hold: StepHold): Promise<AfterUploadOutcome> {
-    const aside = beside(step.path, `${OWN_PREFIX}${step.id}`)
+    const aside = asideOf(step)
     let found = await this.#look(aside)
     if (found === null) {
       const before = await this.#look(step.path)
@@ -92,7 +92,7 @@ export class AfterUpload {
     }
     if (found === null) return this.#gone(step)
     if (!isRecorded(found, step)) {
-      await this.#putBack(aside, (await this.#look(step.path)) ? await this.#freeName(step.path, step.id) : step.path)
+      await this.#putBackSafely(aside, step)
       return this.#another(found, step)
     }
     await failpoint('after-set-aside')
@@ -108,10 +108,30 @@ export class AfterUpload {
     }
   }
 
+  /**
+   * The policy keeps files by now. Nothing is touched but what a worker that died has set aside, since no scan would ever
+   * find it there. What such a worker had deleted or moved already stays so, and its name is free for a next version.
+   */
+  async #keep(step: AfterUploadStep, hold: StepHold): Promise<AfterUploadOutcome> {
+    const aside = asideOf(step)
+    if (await this.#look(aside)) {
+      hold.check()
+      await this.#putBackSafely(aside, step)
+    }
+    const there = await this.#look(step.path)
+    if (there === null) return { kind: 'gone' }
+    return { kind: isRecorded(there, step) || this.#isFollowed(there) ? 'kept' : 'left' }
+  }
+
   /** What has the name now is not ours to touch; a folder or a link in its place is no file that a scan would take. */
   #another(found: Attributes, step: AfterUploadStep): AfterUploadOutcome {
-    if (found.kind !== 'symlink' || this.#policy.symlinks === 'skip') return { kind: 'left' }
+    if (!this.#isFollowed(found)) return { kind: 'left' }
     throw new IngestError('SFTP_FAILURE', `${JSON.stringify(step.path)} is a link: only files are deleted or moved.`)
+  }
+
+  /** What was recorded lies elsewhere then. */
+  #isFollowed({ kind }: Attributes): boolean {
+    return kind === 'symlink' && this.#policy.symlinks === 'follow'
   }
 
   async #clear(aside: string, step: AfterUploadStep): Promise<AfterUploadOutcome> {
@@ -135,6 +155,11 @@ export class AfterUpload {
       if (there && isRecorded(there, step)) return { kind: 'moved', to }
     }
     return { kind: 'gone' }
+  }
+
+  /** Under its own name, or one beside it where that is taken. */
+  async #putBackSafely(aside: string, step: AfterUploadStep): Promise<void> {
+    await this.#putBack(aside, await this.#freeName(step.path, step.id))
   }
 
   async #putBack(aside: string, path: string): Promise<void> {
@@ -195,6 +220,10 @@ function isRecorded(found: Attributes, step: AfterUploadStep): boolean {
 function unlessGone(error: unknown): null {
   if (errorType(error) === 'SFTP_NO_SUCH_PATH') return null
   throw error
+}
+
+function asideOf({ path, id }: AfterUploadStep): string {
+  return beside(path, `${OWN_PREFIX}${id}`)
 }
 
 function folderOf(path: string): string {

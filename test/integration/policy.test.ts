@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Longshore, startLongshore, waitFor } from '../support/longshore.ts'
 import { type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
+import { startProxy } from '../support/proxy.ts'
 import type { Json } from '../support/rest.ts'
 
 let longshore: Longshore
@@ -282,6 +283,48 @@ describe('a process that is killed in the step after the upload', () => {
       finishedByTheNext('after-set-aside', 'delete', []),
       finishedByTheNext('after-post-action', { move: 'done' }, ['done/a.csv'])
     ])
+  })
+})
+
+describe('a process that is killed with a file set aside', () => {
+  test('leaves it to the next one, which gives the file its name back where the policy keeps files by now', async () => {
+    const data = await temporaryFolder('data')
+    const proxy = await startProxy({ target: { host: '127.0.0.1', port: sshd.port } })
+    const folder = join(root, 'kept-by-now')
+    await mkdir(folder)
+    await writeFile(join(folder, 'a.csv'), 'content')
+    const { username, privateKey } = sshd
+    const fields = { host: '127.0.0.1', port: proxy.port, username, privateKey, roots: [folder], interval: 1 }
+    const running: Longshore[] = []
+    const start = async (env: Record<string, string>) => {
+      const started = await startLongshore({ env: { DATA_DIR: data.path, ...env } })
+      running.push(started)
+      return started
+    }
+    try {
+      const first = await start({ FAILPOINTS: 'after-set-aside=crash' })
+      const policy = { settle: { checks: 1, seconds: 0 }, afterUpload: 'delete' }
+      await first.api.post('/servers', { name: 'acme', ...fields, ...policy })
+      await first.processes[0]!.exited
+      expect(await everything(folder)).toEqual([expect.stringMatching(/^\.longshore-/)])
+
+      // Nobody gets there before the operator has changed his mind.
+      await proxy.refuse()
+      const { api } = await start({})
+      expect((await api.request('PATCH', '/servers/acme', { afterUpload: 'keep' })).status).toBe(200)
+      await proxy.accept()
+      const file = await until('the step to be over', async () => {
+        const [one] = await api.files()
+        return one?.afterUpload === null ? one : null
+      })
+      expect(await everything(folder)).toEqual(['a.csv'])
+      expect(await api.post('/servers/acme/scan?wait=true')).toMatchObject({ listed: 1, new: 0, complete: true })
+      expect(await api.files()).toEqual([expect.objectContaining({ id: file.id, status: 'notified', version: 1 })])
+    } finally {
+      for (const one of running) await one.stop()
+      await proxy.close()
+      await data.remove()
+    }
   })
 })
 

@@ -95,6 +95,49 @@ describe('after the upload', () => {
     expect(files()).toEqual([step.path])
   })
 
+  const aside = '/in/sub/.longshore-abcdefghijkl'
+  test.each<[string, Record<string, Node>, object, string[]]>([
+    ['under its name', { [aside]: recorded }, { kind: 'kept' }, [step.path]],
+    [
+      'beside what has its name by now',
+      { [aside]: recorded, [step.path]: { kind: 'file', size: 11, mtime: 9 } },
+      { kind: 'left' },
+      [step.path, '/in/sub/a~abcdefgh.csv']
+    ],
+    [
+      'under its name, and is the next version where it is not the recorded one,',
+      { [aside]: { kind: 'file', size: 11, mtime: 9 } },
+      { kind: 'left' },
+      [step.path]
+    ]
+  ])('what a worker that died had set aside is put back %s when the policy keeps files by now', async (...given) => {
+    const [, tree, outcome, left] = given
+    const { run, files } = cleaner(tree, 'keep')
+    expect(await run()).toEqual(outcome)
+    expect(files()).toEqual(left)
+  })
+
+  test('what a worker that died had deleted or moved leaves its name free when the policy keeps files by now', async () => {
+    for (const left of ['/in/sub/b', '/in/done/sub/a.csv']) {
+      const { run, files } = cleaner({ [left]: recorded }, 'keep')
+      expect(await run()).toEqual({ kind: 'gone' })
+      expect(files()).toEqual([left])
+    }
+  })
+
+  test('a link that was followed is kept when the policy keeps files by now', async () => {
+    const tree: Record<string, Node> = { [step.path]: { kind: 'link', to: '/in/x' }, '/in/x': recorded }
+    const { run, files } = cleaner(tree, 'keep', 'follow')
+    expect(await run()).toEqual({ kind: 'kept' })
+    expect(files()).toEqual([step.path, '/in/x'])
+  })
+
+  test('what came under the name after a worker had died is the next version when the policy keeps files by now', async () => {
+    const { run, files } = cleaner({ [step.path]: { kind: 'file', size: 11, mtime: 9 } }, 'keep')
+    expect(await run()).toEqual({ kind: 'left' })
+    expect(files()).toEqual([step.path])
+  })
+
   test('nothing is changed by a worker that may have lost its hold', async () => {
     const fake = fakeSftp({ [step.path]: recorded })
     const lost = {
@@ -133,8 +176,9 @@ describe('whatever crashes and whatever the partner does', () => {
 
   test('no file but the recorded one is lost or hidden, none is overwritten, and none of ours is left behind', async () => {
     const policies = fc.constantFrom<AfterUploadPolicy>('delete', { move: 'done' })
+    const laterKeeps = fc.boolean()
     await fc.assert(
-      fc.asyncProperty(policies, attempts, async (afterUpload, all) => {
+      fc.asyncProperty(policies, attempts, laterKeeps, async (afterUpload, all, keepsLater) => {
         const fake = fakeSftp({ [step.path]: recorded })
         /** Contents that must never go: by size, which no two have. */
         const kept = new Set<number>()
@@ -186,7 +230,8 @@ describe('whatever crashes and whatever the partner does', () => {
             ])
           )
           const sftp = { ...wrapped, closed: crashed.signal } as unknown as Sftp
-          return new AfterUpload(sftp, policyOf(afterUpload), ['/in']).run(step, hold).catch(() => null)
+          const policy = plan === null && keepsLater ? 'keep' : afterUpload
+          return new AfterUpload(sftp, policyOf(policy), ['/in']).run(step, hold).catch(() => null)
         }
         let outcome = null
         for (const plan of all) {
@@ -206,6 +251,7 @@ describe('whatever crashes and whatever the partner does', () => {
         const delivered = files.filter((file) => kept.has(file.size!) && file.path.startsWith('/in/done/'))
         expect(delivered.every(({ path }) => path === '/in/done/sub/a.csv')).toBe(true)
         if (outcome.kind === 'moved') expect(fake.nodes.get(outcome.to)).toMatchObject({ size: 10 })
+        if (outcome.kind === 'kept') expect(fake.nodes.get(step.path)).toMatchObject({ size: 10 })
         if (outcome.kind === 'deleted') expect(files.map((file) => file.size)).not.toContain(10)
       }),
       { numRuns: 2000 }
