@@ -20,7 +20,11 @@ import type { ConnectOptions, SftpTarget } from './sftp.ts'
 
 const defaultTimeoutMs = 30_000
 const defaultConnectTimeoutMs = 20_000
-const keepalive = { keepaliveInterval: 10_000, keepaliveCountMax: 3 }
+/**
+ * Over after four of these: a connection on which nothing comes is found dead a moment before its requests time out, so that
+ * its files go on over a new one, and none of them is blamed.
+ */
+const keepalive = { keepaliveInterval: 7_000, keepaliveCountMax: 3 }
 /** How long a farewell may take before the socket is destroyed anyway. */
 const farewellMs = 1000
 const changedKey = 'The server showed another host key in the midst of the connection.'
