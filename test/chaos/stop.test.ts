@@ -48,7 +48,13 @@ describe('SIGTERM', () => {
     checkEverything({
       backends,
       consumer,
-      longshore: { api: api(), keys: fleet.keys, output: fleet.output, folders: fleet.folders }
+      longshore: {
+        api: api(),
+        keys: fleet.keys,
+        output: fleet.output,
+        folders: fleet.folders,
+        misconduct: fleet.ownEnds
+      }
     })
   const recordOf = async (name: string): Promise<Json> => {
     const [file] = await api().files(`&path=${encodeURIComponent(`${backends.root}/${name}`)}`)

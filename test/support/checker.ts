@@ -32,7 +32,7 @@ export interface CheckReport {
 
 export interface CheckOptions {
   backends: Backends
-  longshore: Pick<Longshore, 'api' | 'output' | 'folders'> & { keys: Record<string, string> }
+  longshore: Pick<Longshore, 'api' | 'output' | 'folders' | 'misconduct'> & { keys: Record<string, string> }
   consumer: Consumer
   /** By default every file is expected to be `notified`. */
   rules?: Rules
@@ -55,22 +55,28 @@ export async function collect(options: CheckOptions): Promise<Snapshot> {
   const { backends, longshore, consumer } = options
   const { api } = longshore
   const servers = await api.get('/servers')
-  const records: CheckedRecord[] = []
-  for (const { id } of await api.files()) records.push(recordOf(await api.get(`/files/${id}`)))
+  const kept = await keptBy(backends)
+  const views: Json[] = []
+  for (const { id } of await api.files()) views.push(await api.get(`/files/${id}`))
+  const records = views.map(recordOf)
   return {
-    sources: await sourcesOf(options, servers.items ?? servers),
+    sources: await sourcesOf(options, servers.items),
     records,
     ...(await storeOf(backends, records)),
     leftovers: [
-      ...forgotten(await keptBy(backends), Date.now()),
+      ...forgotten(kept, Date.now()),
       ...(await stillOpen(backends.root, async () => (await keptBy(backends)).servers)),
       ...(await leftoverFiles(longshore.folders)),
-      ...leftAside(await filesBelow(backends.root))
+      ...leftAside(await filesBelow(backends.root)),
+      ...longshore.misconduct,
+      ...leaksOf(backends)
     ],
     messages: consumer.messages.map(messageOf),
     texts: {
       'the output of the processes': longshore.output(),
       'GET /servers': JSON.stringify(servers),
+      'GET /files/:id': JSON.stringify(views),
+      'the database': JSON.stringify(kept),
       'the messages': JSON.stringify(consumer.messages.map(({ event }) => event))
     },
     secrets: [...backends.canaries, ...Object.values(longshore.keys)]
@@ -185,4 +191,8 @@ async function keptBy({ mongo }: Backends): Promise<Kept> {
   } finally {
     await connection.close()
   }
+}
+
+function leaksOf({ tap }: Backends): string[] {
+  return tap.messages > 0 ? [...tap.leaks] : ['nothing was heard of NATS, so nobody knows what crossed it']
 }

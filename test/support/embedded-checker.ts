@@ -8,7 +8,7 @@ import { keyOf } from '../../drivers/store/filesystem-path.ts'
 import { filesBelow, messageOf, recordOf, sha256, sourceTree, storeOf } from './checker.ts'
 import { forgotten, stillOpen } from './held.ts'
 import {
-  type CheckedRecord,
+  type CheckedMessage,
   type Content,
   judge,
   type Rules,
@@ -32,20 +32,23 @@ export interface EmbeddedCheckOptions {
   rules?: Rules
   /** What paths held that are not on the server any more. */
   past?: ReadonlyMap<string, Content[]>
+  /** What a consumer received; absent: the journal is all that there is. */
+  messages?: CheckedMessage[]
 }
 
 export async function checkEmbedded(options: EmbeddedCheckOptions): Promise<Verdict & { files: number }> {
   const { longshore, root, s3, canaries, rules = { end: 'notified' }, past = new Map() } = options
   const { api, dataDir } = longshore
   const servers = await api.get('/servers')
-  const records: CheckedRecord[] = []
-  for (const { id } of await api.files()) records.push(recordOf(await api.get(`/files/${id}`)))
+  const views: Json[] = []
+  for (const { id } of await api.files()) views.push(await api.get(`/files/${id}`))
+  const records = views.map(recordOf)
   const serverId = servers.items[0].id as string
   const sources: Source[] = [...(await sourceTree(root))].map(([path, content]) => {
     return { serverId, path, contents: [content], isThere: true, isTaken: true }
   })
   for (const [path, contents] of past) sources.push({ serverId, path, contents, isThere: false, isTaken: true })
-  const events = await journalOf(dataDir)
+  const messages = options.messages ?? (await journalOf(dataDir)).map(lineOf)
   const snapshot: Snapshot = {
     sources,
     records,
@@ -54,21 +57,24 @@ export async function checkEmbedded(options: EmbeddedCheckOptions): Promise<Verd
       ...forgotten({ servers: await serversOf(dataDir), files: await documentsOf(dataDir, 'files') }, Date.now()),
       ...(await stillOpen(root, () => serversOf(dataDir))),
       ...(await leftoverFiles(longshore.folders)),
-      ...leftAside(await filesBelow(root))
+      ...leftAside(await filesBelow(root)),
+      ...longshore.misconduct
     ],
-    messages: events.map((event) => {
-      // A line of the journal is the event alone; nobody says when it was read.
-      const envelope = { messageId: event.id, contentType: 'application/cloudevents+json', receivedAt: null }
-      return messageOf({ ...envelope, event })
-    }),
+    messages,
     texts: {
       'the output of the process': longshore.output(),
       'GET /servers': JSON.stringify(servers),
-      'the journal': JSON.stringify(events)
+      'GET /files/:id': JSON.stringify(views),
+      'the messages': JSON.stringify(messages)
     },
     secrets: [...canaries, ...Object.values(longshore.keys)]
   }
   return { ...judge(snapshot, rules), files: sources.length }
+}
+
+/** A line of the journal is the event alone; nobody says when it was read. */
+function lineOf(event: Json): CheckedMessage {
+  return messageOf({ messageId: event.id, contentType: 'application/cloudevents+json', receivedAt: null, event })
 }
 
 /** Every whole line: one that a crash tore is not a message. */

@@ -9,6 +9,7 @@ import type { RunFolders } from './leftovers.ts'
 import { type S3Server, startMinio } from './minio.ts'
 import { type RunningMongo, startMongo } from './mongo.ts'
 import { type NatsServer, startNats } from './nats.ts'
+import { type NatsTap, tapNats } from './nats-tap.ts'
 import { nodeOptions } from './node-options.ts'
 import { type Sshd, startSshd } from './openssh.ts'
 import { freePort } from './ports.ts'
@@ -49,8 +50,10 @@ export interface Backends {
   queue: { url: string; exchange: string; routingKey: string; queue: string }
   /** The environment of a process that uses all of these. */
   env: Record<string, string>
-  /** What must be seen in no output and no answer. */
+  /** What must be seen in no output, no answer, no database and on no network; Longshore's keys join it at its start. */
   canaries: string[]
+  /** What crossed NATS and should not have. */
+  tap: NatsTap
   /** The fields of a server that is this SFTP server. */
   server(more?: object): Record<string, unknown>
   stop(): Promise<void>
@@ -85,6 +88,9 @@ export async function startBackends(options: BackendsOptions = {}): Promise<Back
     const proxies = options.proxied === 'everything' ? await startProxies({ nats, mongo, minio, rabbit }, stops) : null
     const encryptionKey = randomBytes(32).toString('base64')
     const bucket = 'longshore-files'
+    // A line from the middle of the private key, since a log might show it with other line ends.
+    const canaries = [encryptionKey, minio.secretKey, sshd.privateKey.trim().split('\n')[2]!]
+    const tap = await kept(tapNats(nats.url, () => canaries))
     const queue = { url: rabbit.url, exchange: 'longshore', routingKey: 'file.uploaded', queue: 'ingested' }
     return {
       nats,
@@ -110,8 +116,8 @@ export async function startBackends(options: BackendsOptions = {}): Promise<Back
         AMQP_QUEUE: queue.queue,
         ENCRYPTION_KEY: encryptionKey
       },
-      // A line from the middle of the private key, since a log might show it with other line ends.
-      canaries: [encryptionKey, minio.secretKey, sshd.privateKey.trim().split('\n')[2]!],
+      canaries,
+      tap,
       server: (more = {}) => ({
         name: 'partner',
         host: '127.0.0.1',
@@ -145,6 +151,16 @@ async function startProxies(
     amqp: await before(rabbit.port),
     mongo: await before(Number(new URL(mongo.url).port)),
     nats: [await before(nats.port), await before(nats.port)]
+  }
+}
+
+/** A listener to the output of a process, which tells once that one of the secrets was in it, however long ago. */
+export function listenFor(secrets: () => readonly string[], found: () => void): (text: string) => void {
+  let isFound = false
+  return (text) => {
+    if (isFound || !secrets().some((secret) => text.includes(secret))) return
+    isFound = true
+    found()
   }
 }
 
@@ -183,6 +199,8 @@ export interface Longshore {
   dataDir: string
   folders: RunFolders
   port: number
+  /** Each a sentence: a process that ended though neither a test nor a failpoint ended it, a secret in an output. */
+  readonly misconduct: readonly string[]
   /** What all processes have written, those that ended too. */
   output(): string
   /** One more process of a service; `env` is its alone. It runs, ready or not. */
@@ -218,15 +236,34 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
     backends && !options.isTogether
       ? serviceNames.flatMap((name) => Array.from({ length: counts[name] ?? 1 }, () => name as string))
       : ['']
+  backends?.canaries.push(...Object.values(keys))
+  const misconduct: string[] = []
   let processes: LongshoreProcess[] = []
   let past = ''
 
   const add = async (name: string, own: Record<string, string> = {}) => {
     const started = await startProcess(process.execPath, [...nodeOptions, 'main.ts'], {
       cwd: program,
-      env: { ...common, ...own, SERVICES: name }
+      env: { ...common, ...own, SERVICES: name },
+      listen: listenFor(
+        () => [...(backends?.canaries ?? []), ...Object.values(keys)],
+        () => misconduct.push(`${name || 'all'} wrote a secret into its output`)
+      )
     })
-    const added = Object.assign(started, { name: name || 'all' })
+    let isAsked = false
+    const { stop } = started
+    const added = Object.assign(started, {
+      name: name || 'all',
+      stop: (how?: NodeJS.Signals) => {
+        isAsked = true
+        return stop(how)
+      }
+    })
+    void started.exited.then(({ code, signal }) => {
+      if (isAsked || signal === 'SIGKILL') return
+      const last = started.output().trimEnd().split('\n').at(-1)
+      misconduct.push(`${added.name} (${added.pid}) ended by itself with ${code ?? signal}: ${last}`)
+    })
     processes.push(added)
     return added
   }
@@ -262,6 +299,7 @@ export async function startLongshore(options: LongshoreOptions): Promise<Longsho
     dataDir: folder.path,
     folders: { data: folder.path, temporary: ownTemporary.path },
     port,
+    misconduct,
     output,
     add,
     async restart() {

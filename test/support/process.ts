@@ -20,6 +20,8 @@ export interface StartOptions {
   cwd?: string
   /** A line of its output, or a question asked every 50 ms about it and its output, that says it may be used. */
   ready?: RegExp | ((output: string) => Promise<boolean>)
+  /** Hears all that it writes, each time after the end of what came before. */
+  listen?: (text: string) => void
   /** Gives it an end of input to read when this process ends; by default there is nothing to read from the beginning. */
   hasInput?: boolean
 }
@@ -31,6 +33,8 @@ export interface StartOptions {
 export const START_MS = 180_000
 /** Twice what Longshore itself gives its work in flight, so that none of it is cut off on a slow machine. */
 const STOP_MS = 60_000
+/** What was looked for may come in two pieces. */
+const LISTENED_BEFORE = 512
 /** Of a program that did not start, what is shown. */
 const LAST_LINES = 40
 
@@ -64,6 +68,7 @@ export async function startProcess(
   let onOutput: () => void = () => {}
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {
+      options.listen?.(output.slice(-LISTENED_BEFORE) + text)
       output = (output + text).slice(-256 * 1024)
       onOutput()
     })

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { RunFolders } from '../../support/leftovers.ts'
-import { type Backends, cleanEnvironment, through } from '../../support/longshore.ts'
+import { type Backends, cleanEnvironment, listenFor, through } from '../../support/longshore.ts'
 import { freePort } from '../../support/ports.ts'
 import { type RunningProcess, START_MS, startProcess, temporaryFolder } from '../../support/process.ts'
 import { type RestClient, restClient } from '../../support/rest.ts'
@@ -31,7 +31,7 @@ export interface Fleet {
   readonly folders: RunFolders
   /** The API of one side. */
   api(side: number): RestClient
-  /** Processes that ended though nobody ended them, each with the end of what it wrote: none should. */
+  /** Processes that ended though nobody ended them, each with the end of what it wrote, or that wrote a secret: none should. */
   readonly ownEnds: readonly string[]
   /** Ends one by a signal; it is started again after `awayMs`, or by `all`. Resolves when it is gone. */
   end(member: Member, signal: NodeJS.Signals, awayMs: number): Promise<{ code: number | null; tookMs: number }>
@@ -58,6 +58,7 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
   const ownTemporary = await temporaryFolder('temporary')
   const ports = [await freePort(), await freePort()]
   const keys = { admin: randomBytes(18).toString('hex') }
+  backends.canaries.push(keys.admin)
   const ownEnds: string[] = []
   let isOver = false
 
@@ -94,7 +95,11 @@ export async function startFleet(backends: Backends): Promise<Fleet> {
           ...backends.env,
           TRANSPORTER: through(backends.nats.url, backends.proxies!.nats[place.side]),
           SERVICES: place.group
-        }
+        },
+        listen: listenFor(
+          () => backends.canaries,
+          () => ownEnds.push(`${place.name} wrote a secret into its output`)
+        )
       })
       place.process = started
       place.isFrozen = false

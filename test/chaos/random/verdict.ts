@@ -52,7 +52,13 @@ export async function judgeRun(evidence: Evidence) {
   const report = await checkEverything({
     backends,
     consumer,
-    longshore: { api: fleet.api(0), keys: fleet.keys, output: fleet.output, folders: fleet.folders },
+    longshore: {
+      api: fleet.api(0),
+      keys: fleet.keys,
+      output: fleet.output,
+      folders: fleet.folders,
+      misconduct: fleet.ownEnds
+    },
     rules: { end: 'settled', versioned: (serverId) => serverId !== kept.id, skewMs: SKEW_MS },
     past: new Map([...traces].map(([path, { contents }]) => [path, contents]))
   })
