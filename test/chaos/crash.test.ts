@@ -1,9 +1,15 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { LEASE_MS } from '../../domain/file-record.ts'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
+import { SELF_STOP_MS } from '../../workers/drain.ts'
 import { checkEverything } from '../support/checker.ts'
 import type { Consumer } from '../support/consumer.ts'
 import { type Backends, directStore, type Longshore, waitFor } from '../support/longshore.ts'
 import { type Place, type Places, placesOf, storedPartBytes } from '../support/places.ts'
+import { type FaultyProxy, startProxy } from '../support/proxy.ts'
+import type { Json } from '../support/rest.ts'
 import { startWorld, type World } from '../support/world.ts'
 
 const KiB = 1024
@@ -11,6 +17,11 @@ const MiB = 1024 * KiB
 const LARGE_BYTES = 96 * MiB
 /** A connection, a listing and a few looks; packets' heads and tags. */
 const OVERHEAD_BYTES = 256 * KiB
+/** Three batches and more. */
+const LISTED_FILES = 1_600
+const LISTING_BYTES_A_SECOND = 32 * KiB
+/** So that the copy takes half a minute. */
+const SERVED_BYTES_A_SECOND = 3 * MiB
 const KILLED = { code: null, signal: 'SIGKILL' }
 
 /** When its process had been killed: what had come from the server, what was stored, and what the record said. */
@@ -28,6 +39,8 @@ let longshore: Longshore
 let consumer: Consumer
 let store: ObjectStore
 let places: Places
+let slow: FaultyProxy | null = null
+let announcedWithoutApi: string[] = []
 
 beforeAll(async () => {
   world = await startWorld()
@@ -39,6 +52,7 @@ afterAll(async () => {
   await store?.close()
   await world?.stop()
   await places?.close()
+  await slow?.close()
 })
 
 const processesOf = (service: string) => longshore.processes.filter(({ name }) => name === service)
@@ -56,6 +70,52 @@ async function crashAt(place: Place, service: 'transfer' | 'notifier', failpoint
   }
 }
 
+interface Listing {
+  id: string
+  /** Files that had a record when the scanner was killed. */
+  known: number
+}
+
+/** A folder that comes so slowly that its scanner is killed in the middle of it; no other scanner runs after this. */
+async function killedInListing(): Promise<Listing> {
+  const root = join(backends.root, 'listed')
+  await mkdir(root)
+  for (let index = 0; index < LISTED_FILES; index++) await writeFile(join(root, String(index)), `file ${index}`)
+  slow = await startProxy({ target: { host: '127.0.0.1', port: backends.sshd.port } })
+  slow.throttle(LISTING_BYTES_A_SECOND)
+  const policy = { roots: [root], interval: 3600, settle: { checks: 1, seconds: 0 } }
+  const { id } = await longshore.api.post('/servers', backends.server({ name: 'listed', port: slow.port, ...policy }))
+  const pending = async (): Promise<number> => (await longshore.api.get(`/stats?serverId=${id}`)).files.pending.count
+  await waitFor(async () => (await pending()) > 0, { what: 'the first batch', everyMs: 20, explain: longshore.output })
+  for (const one of processesOf('scanner')) await one.stop('SIGKILL')
+  slow.throttle(null)
+  return { id, known: await pending() }
+}
+
+/**
+ * The API is killed while a copy is under way that takes longer than a worker waits for its lease, and comes back when that
+ * and `files` others have been announced, and one that came meanwhile.
+ */
+async function withoutApi(served: Place, files: number): Promise<void> {
+  const watched = join(backends.root, 'watched')
+  await mkdir(watched)
+  const policy = { roots: [watched], interval: 1, settle: { checks: 1, seconds: 0 } }
+  await longshore.api.post('/servers', backends.server({ name: 'watched', ...policy }))
+  await served.received(LARGE_BYTES / 8)
+  await processesOf('api')[0]!.stop('SIGKILL')
+  await longshore.add('scanner')
+  await writeFile(join(watched, 'meanwhile'), 'nobody asked for it')
+  const announced = () => [...new Set(consumer.messages.map(({ event }) => event.data.serverName))]
+  // The listed folder is one more.
+  const isAll = () => announced().includes('watched') && announced().length === files + 3
+  await waitFor(isAll, { what: 'all to be announced', explain: longshore.output })
+  await expect(longshore.api.get('/stats')).rejects.toThrow('fetch failed')
+  announcedWithoutApi = announced()
+  await longshore.add('api')
+  const isReady = async () => (await longshore.api.request('GET', '/health/ready')).status === 200
+  await waitFor(isReady, { what: 'the API to be back', explain: longshore.output })
+}
+
 const TWICE = ['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified']
 
 describe('a process that is killed', () => {
@@ -64,6 +124,8 @@ describe('a process that is killed', () => {
   let storedLarge: Crash
   let claimed: Crash
   let betweenParts: Crash
+  let listed: Listing
+  let served: Place
 
   // One after the other, so that each file meets its own process; what each waits for, a lease, they wait for together.
   beforeAll(async () => {
@@ -74,9 +136,14 @@ describe('a process that is killed', () => {
     storedLarge = await crashAt(await places.add('stored-large', LARGE_BYTES), 'transfer', 'after-complete=crash')
     claimed = await crashAt(await places.add('claimed', 100 * KiB), 'transfer', 'after-claim=crash')
     betweenParts = await crashAt(await places.add('between-parts', LARGE_BYTES), 'transfer', 'between-parts=crash@2')
+    served = await places.add('served', LARGE_BYTES, SERVED_BYTES_A_SECOND)
+    await waitFor(() => served.file(), { what: 'its record', explain: longshore.output })
+    listed = await killedInListing()
     await longshore.add('transfer')
     await longshore.add('notifier')
-    for (const { place } of [confirmed, stored, storedLarge, claimed, betweenParts]) await place.notified()
+    const files = [confirmed, stored, storedLarge, claimed, betweenParts]
+    await withoutApi(served, files.length)
+    for (const { place } of files) await place.notified()
   })
 
   test('between the confirmation of a message and its record announces again under the same id', async () => {
@@ -110,6 +177,21 @@ describe('a process that is killed', () => {
     const { attempts, history } = await file()
     expect(attempts).toBe(2)
     expect(history[3].worker).not.toBe(history[1].worker)
+    const [taken, freed] = [1, 2].map((entry) => Date.parse(history[entry].at))
+    expect(freed! - taken!).toBeGreaterThanOrEqual(LEASE_MS)
+    expect(freed! - taken!).toBeLessThan(2 * LEASE_MS)
+  })
+
+  test('in the middle of a listing leaves it to another one, and each file has one record', async () => {
+    expect(listed.known).toBeGreaterThan(0)
+    expect(listed.known).toBeLessThan(LISTED_FILES)
+    const notified = async () => (await longshore.api.get(`/stats?serverId=${listed.id}`)).files.notified.count
+    await waitFor(async () => (await notified()) === LISTED_FILES, {
+      what: 'all files of the listing',
+      explain: longshore.output
+    })
+    expect(await longshore.api.files(`&serverId=${listed.id}`)).toHaveLength(LISTED_FILES)
+    expect((await longshore.api.get(`/servers/${listed.id}`)).lastScan).toMatchObject({ listed: LISTED_FILES })
   })
 
   test('between two parts leaves those that are stored, and the next one reads the others only', async () => {
@@ -125,19 +207,11 @@ describe('a process that is killed', () => {
   })
 
   test('and serves the API stops no copy', async () => {
-    const [api] = processesOf('api')
-    const place = await places.add('served', LARGE_BYTES, 32 * MiB)
-    await place.received(LARGE_BYTES / 8)
-    await api!.stop('SIGKILL')
-    expect(place.proxy.received).toBeLessThan(LARGE_BYTES)
-    const isAnnounced = () => consumer.messages.some(({ event }) => event.data.serverName === 'served')
-    await waitFor(isAnnounced, { what: 'its message', explain: longshore.output })
-    await expect(longshore.api.get('/stats')).rejects.toThrow('fetch failed')
-    await longshore.add('api')
-    const isReady = async () => (await longshore.api.request('GET', '/health/ready')).status === 200
-    await waitFor(isReady, { what: 'the API to be back', explain: longshore.output })
-    expect(await place.statuses()).toEqual(['pending', 'downloading', 'uploaded', 'notified'])
-    expect(place.proxy.received).toBeLessThan(LARGE_BYTES * 1.01 + OVERHEAD_BYTES)
+    expect(announcedWithoutApi).toEqual(expect.arrayContaining(['served', 'watched']))
+    expect(await served.statuses()).toEqual(['pending', 'downloading', 'uploaded', 'notified'])
+    const [copying, uploaded] = (await served.file()).history.slice(1).map(({ at }: Json) => Date.parse(at))
+    expect(uploaded - copying).toBeGreaterThan(SELF_STOP_MS)
+    expect(served.proxy.received).toBeLessThan(LARGE_BYTES * 1.01 + OVERHEAD_BYTES)
   })
 
   test('leaves one object, one record and one id of a message for each file', async () => {

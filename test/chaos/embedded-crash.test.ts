@@ -1,4 +1,4 @@
-import { stat, truncate } from 'node:fs/promises'
+import { appendFile, readFile, stat, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Embedded, startEmbedded } from '../support/embedded.ts'
@@ -12,6 +12,8 @@ const KILLS = 4
 /** At this kill the disk keeps less than what was written, too. */
 const TORN_AT = 2
 const FILES_A_ROUND = 26
+const NEWLINE = 10
+const BEGUN_LINE = '{"specversion":"1.0","type":"longshore.file.uploaded","source":'
 
 /** Small files, and one that is cut into parts. */
 async function fill({ root }: Embedded, round: number): Promise<void> {
@@ -36,16 +38,31 @@ async function killOften(place: Embedded, random: Random): Promise<void> {
     })
     await longshore.processes[0]!.stop('SIGKILL')
     expect(await longshore.processes[0]!.exited).toEqual({ code: null, signal: 'SIGKILL' })
-    if (kill === TORN_AT) await tear(join(longshore.dataDir, 'files.db'), random)
+    const said = kill === TORN_AT ? await tear(longshore.dataDir, random) : []
     await longshore.restart()
+    for (const sentence of said) expect(longshore.output()).toContain(sentence)
   }
 }
 
-/** Cuts a file anywhere: what is lost is found again by listing, and its object in the store. */
-async function tear(path: string, random: Random): Promise<void> {
-  const { size } = await stat(path)
-  expect(size).toBeGreaterThan(FILES_A_ROUND * 100)
-  await truncate(path, random.between(1, size - 1))
+/**
+ * Cuts the database within any line of it: what is lost is found again by listing, and its object in the store. The
+ * journal ends in the beginning of a message. Answers what the next start must say of both.
+ */
+async function tear(dataDir: string, random: Random): Promise<string[]> {
+  const files = await readFile(join(dataDir, 'files.db'))
+  expect(files.length).toBeGreaterThan(FILES_A_ROUND * 100)
+  const at = random.between(1, files.length - 1)
+  // At the end of a line nothing would be torn.
+  const end = files[at - 1] === NEWLINE ? at - 1 : at
+  await truncate(join(dataDir, 'files.db'), end)
+  const tornBytes = end - (files.subarray(0, end).lastIndexOf(NEWLINE) + 1)
+
+  const path = join(dataDir, 'notifications.ndjson')
+  await appendFile(path, BEGUN_LINE.slice(0, random.between(1, BEGUN_LINE.length)))
+  return [
+    `files.db ended in half a line (${tornBytes} bytes), which was cut: what it was to record was never confirmed. The next`,
+    `${path} ends in half a line: its message was not confirmed and comes again`
+  ]
 }
 
 async function settle({ longshore }: Embedded): Promise<void> {
@@ -110,6 +127,22 @@ describe('the embedded process, killed while it copies over the only connection 
     await longshore.restart()
     await becomes('large', 'notified')
     expect(longshore.output().match(/free at once/g)).toHaveLength(2)
+    expect(await place.problems()).toEqual([])
+  })
+
+  test('whose list of servers is torn says where to look, and goes on with what is whole', async () => {
+    const { longshore, root, becomes } = place
+    const path = join(longshore.dataDir, 'servers.db')
+    // Its scans are written there once a second.
+    const isWrittenAgain = async () => (await readFile(path, 'utf8')).split('"name":"partner"').length > 3
+    await waitFor(isWrittenAgain, { what: 'the server to be written again' })
+    await longshore.processes[0]!.stop('SIGKILL')
+    const { size } = await stat(path)
+    await truncate(path, size - 10)
+    await longshore.restart()
+    expect(longshore.output()).toMatch(/servers\.db ended in half a line .* Look at the servers: one may be missing/)
+    await writeSource(root, 'after', 1000)
+    await becomes('after', 'notified')
     expect(await place.problems()).toEqual([])
   })
 })

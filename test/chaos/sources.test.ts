@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
-import { mkdir, open, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, open, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
 import { type Embedded, startEmbedded } from '../support/embedded.ts'
 import { waitFor } from '../support/longshore.ts'
 import type { Json } from '../support/rest.ts'
@@ -10,6 +11,12 @@ import { writeSource } from '../support/source-files.ts'
 const KiB = 1024
 const MiB = 1024 * KiB
 const MANY = 2_000
+/** What a file is called since its rename. */
+const RENAMED = 'another name'
+/** Three parts. */
+const LARGE_BYTES = 48 * MiB
+/** Parts that are on their way when the line falls silent. */
+const IN_FLIGHT_BYTES = 3 * 16 * MiB
 /** More than 5 TiB, the largest object of S3. */
 const TOO_LARGE_BYTES = 6 * 1024 ** 4
 
@@ -23,6 +30,23 @@ afterAll(() => longshore?.stop())
 const at = (path: string) => join(longshore.root, path)
 const statusesOf = ({ history }: Json) => history.map(({ status }: Json) => status)
 const whole = async () => expect(await longshore.problems()).toEqual([])
+
+/** Of a file on its own: it is in the middle of its read, and comes slowly. */
+async function underWay(path: string): Promise<void> {
+  const { received } = longshore.proxy
+  longshore.proxy.throttle(12 * MiB)
+  await writeSource(longshore.root, path, LARGE_BYTES)
+  await waitFor(() => longshore.proxy.received > received + LARGE_BYTES / 3, { what: 'the copy', everyMs: 5 })
+}
+
+/** With another time, two seconds later: SFTP has whole ones. */
+async function rewrite(path: string): Promise<void> {
+  const handle = await open(path, 'r+')
+  await handle.write(Buffer.alloc(MiB, 'new'), 0, MiB, LARGE_BYTES - 2 * MiB)
+  await handle.close()
+  const { atimeMs, mtimeMs } = await stat(path)
+  await utimes(path, atimeMs / 1000, mtimeMs / 1000 + 2)
+}
 
 /** No copy comes further than its first word to the store, so that a file waits between its claim and its read. */
 async function untilTried(path: string): Promise<void> {
@@ -41,25 +65,34 @@ describe('a source', () => {
     await whole()
   })
 
-  test('that is rewritten with the same size while it is read is stored as it is then, and nothing before', async () => {
-    const sizeBytes = 48 * MiB
-    const received = longshore.proxy.received
-    longshore.proxy.throttle(12 * MiB)
-    await writeSource(longshore.root, 'rewritten', sizeBytes)
-    await waitFor(() => longshore.proxy.received > received + 16 * MiB, {
-      what: 'the copy',
-      everyMs: 5
-    })
-    const handle = await open(at('rewritten'), 'r+')
-    await handle.write(Buffer.alloc(MiB, 'new'), 0, MiB, sizeBytes - 2 * MiB)
-    await handle.close()
-    const { atimeMs, mtimeMs } = await stat(at('rewritten'))
-    await utimes(at('rewritten'), atimeMs / 1000, mtimeMs / 1000 + 2)
+  test.each([
+    ['is rewritten with the same size', rewrite, LARGE_BYTES],
+    ['is cut short', (path: string) => truncate(path, 20 * MiB), 20 * MiB],
+    ['grows', (path: string) => appendFile(path, Buffer.alloc(MiB, 'more')), LARGE_BYTES + MiB]
+  ])('that %s while it is read is stored as it is then, and nothing before', async (how, change, sizeBytes) => {
+    await underWay(how)
+    await change(at(how))
     longshore.proxy.throttle(null)
-    const file = await longshore.becomes('rewritten', 'notified')
-    expect(file.version).toBe(1)
+    const file = await longshore.becomes(how, 'notified')
+    expect(file).toMatchObject({ version: 1, size: sizeBytes })
     expect(statusesOf(file).filter((status: string) => status === 'uploaded')).toHaveLength(1)
     expect(statusesOf(file).filter((status: string) => status === 'downloading').length).toBeGreaterThan(1)
+    await whole()
+  })
+
+  test('whose connection falls silent in mid-file goes on over a new one, from its parts', async () => {
+    const received = longshore.proxy.received
+    const { accepted } = longshore.proxy
+    await underWay('half-open')
+    longshore.proxy.silence()
+    const silentSince = Date.now()
+    longshore.proxy.throttle(null)
+    const file = await longshore.becomes('half-open', 'notified')
+    expect(longshore.proxy.accepted).toBeGreaterThan(accepted)
+    expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
+    expect(file.history[2].reason).toMatch(/connection .* was lost/)
+    expect(Date.parse(file.history[2].at) - silentSince).toBeLessThan(LEASE_MS + SKEW_MS)
+    expect(longshore.proxy.received - received).toBeLessThan(LARGE_BYTES + IN_FLIGHT_BYTES)
     await whole()
   })
 
@@ -97,6 +130,20 @@ describe('a source', () => {
     expect(stored).toBe(createHash('sha256').update(source).digest('hex'))
   })
 
+  test.each([
+    ['removed', (path: string) => rm(path)],
+    ['renamed', (path: string) => rename(path, at(RENAMED))]
+  ])('that is %s while it is read has vanished and left nothing in the store', async (how, change) => {
+    const name = `${how} in mid-file`
+    await underWay(name)
+    await change(at(name))
+    longshore.proxy.throttle(null)
+    expect((await longshore.becomes(name, 'vanished')).object).toBeNull()
+    const key = `partner${at(name)}`
+    expect([await longshore.store!.head(key), await longshore.store!.listUploads(key)]).toEqual([null, []])
+    if (how === 'renamed') expect((await longshore.becomes(RENAMED, 'notified')).version).toBe(1)
+  })
+
   test('that is a folder of thousands of files is listed, stored and announced whole, and the next scan finds nothing new', async () => {
     const { api } = longshore.longshore
     const count = async (): Promise<number> => (await api.get(`/stats`)).files.notified.count
@@ -113,7 +160,9 @@ describe('a source', () => {
   })
 
   test('whatever became of it, has left nothing behind', async () => {
-    const past = new Map(['removed', 'before', 'huge'].map((name) => [at(name), []]))
+    const past = new Map(
+      ['removed', 'before', 'huge', 'removed in mid-file', 'renamed in mid-file'].map((name) => [at(name), []])
+    )
     expect(await longshore.problems({ rules: { end: 'settled' }, past })).toEqual([])
   })
 })

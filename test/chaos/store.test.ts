@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Embedded, startEmbedded } from '../support/embedded.ts'
 import { waitFor } from '../support/longshore.ts'
+import { storedPartBytes } from '../support/places.ts'
 import type { Json } from '../support/rest.ts'
 import type { S3Operation } from '../support/s3-proxy.ts'
 import { writeSource } from '../support/source-files.ts'
@@ -14,7 +15,9 @@ const MiB = 1024 * 1024
 const PART_BYTES = 16 * MiB
 const PARTS = 4
 const LARGE_BYTES = PARTS * PART_BYTES
-const DISK_BYTES = 512 * MiB
+/** Two parts: the disk holds what all tests store. */
+const MIDDLING_BYTES = 2 * PART_BYTES
+const DISK_BYTES = 640 * MiB
 /** Of the parts that are on their way when one of them fails. */
 const IN_FLIGHT_BYTES = 4 * PART_BYTES
 
@@ -84,6 +87,64 @@ describe('a store', () => {
     expect(file.attempts).toBe(1)
     expect(longshore.proxy.received - received).toBeLessThan(LARGE_BYTES + IN_FLIGHT_BYTES + 2 * 3 * MiB)
     expect(seen('part')).toBeLessThan(2 * PARTS)
+    expect(await longshore.problems()).toEqual([])
+  })
+
+  test('that answers a part with 500 or 503 is sent that file again from its parts, and no attempt is used up', async () => {
+    const before = { parts: seen('part'), received: longshore.proxy.received }
+    const fates = new Map([
+      ['failed', 500],
+      ['slowed', 503]
+    ])
+    longshore.s3!.fault = ({ operation, path, partNumber }) => {
+      const name = path.slice(path.lastIndexOf('/') + 1)
+      const status = operation === 'part' && partNumber === 2 ? fates.get(name) : undefined
+      if (status) fates.delete(name)
+      return status ? { kind: 'answer', status, code: status === 503 ? 'SlowDown' : 'InternalError' } : null
+    }
+    for (const name of [...fates.keys()]) await put(name, MIDDLING_BYTES)
+    for (const [name, reason] of [['failed', /InternalError/] as const, ['slowed', /SlowDown/] as const]) {
+      const file = await longshore.becomes(name, 'notified')
+      expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
+      expect(file.history[2].reason).toMatch(reason)
+      expect(file.attempts).toBe(1)
+    }
+    expect(fates.size).toBe(0)
+    // Of each file its second part again, and the first one where that was still on its way.
+    expect(seen('part') - before.parts).toBeLessThanOrEqual(2 * 4)
+    expect(longshore.proxy.received - before.received).toBeLessThan(4.1 * MIDDLING_BYTES)
+    expect(await longshore.problems()).toEqual([])
+  })
+
+  test('that a byte reaches as another refuses it, and is sent it again', async () => {
+    once(['part', 'put'], { kind: 'flip' })
+    const { faults } = longshore.s3!.seen
+    const names = { large: MIDDLING_BYTES, small: 3 * MiB }
+    for (const [name, sizeBytes] of Object.entries(names)) await put(`flipped/${name}`, sizeBytes)
+    for (const name of Object.keys(names)) {
+      const file = await longshore.becomes(`flipped/${name}`, 'notified')
+      expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
+      expect(file.history[2].reason).toMatch(/checksum|digest/i)
+      expect(file.attempts).toBeLessThanOrEqual(2)
+    }
+    expect(longshore.s3!.seen.faults - faults).toBe(2)
+    expect(await longshore.problems()).toEqual([])
+  })
+
+  test('that has lost the upload, its parts with it, is sent the file anew', async () => {
+    const { store, proxy, root } = longshore
+    const key = `partner${root}/aborted`
+    proxy.throttle(12 * MiB)
+    await put('aborted', 3 * PART_BYTES)
+    await waitFor(async () => (await storedPartBytes(store!, key)) > 0, {
+      what: 'the first part',
+      everyMs: 20,
+      explain: longshore.longshore.output
+    })
+    for (const { uploadId } of await store!.listUploads(key)) await store!.abortUpload(key, uploadId)
+    proxy.throttle(null)
+    const file = await longshore.becomes('aborted', 'notified')
+    expect(statusesOf(file).filter((status: string) => status === 'downloading').length).toBeGreaterThan(1)
     expect(await longshore.problems()).toEqual([])
   })
 

@@ -39,14 +39,25 @@ describe('journal', () => {
     expect((await stat(path)).mode & 0o777).toBe(0o600)
   })
 
-  test('a line that a crash tore does not swallow the next one', async () => {
-    await writeFile(path, '{"id":"e0"}\n{"id":"to')
-    await queue.open()
-    await queue.publish(message('e1'))
-    await queue.publish(message('e2'))
-    const lines = await linesOf(path)
-    expect(lines.slice(0, 2)).toEqual(['{"id":"e0"}', '{"id":"to'])
-    expect(lines.slice(2).map((line) => JSON.parse(line).id)).toEqual(['e1', 'e2'])
+  test('torn at any byte, loses the torn line alone, says so once, and swallows no other', async () => {
+    const [before, torn] = ['{"id":"e0","data":{"path":"/é"}}', '{"id":"torn","data":{"path":"/日本"}}']
+    const bytes = Buffer.from(torn)
+    for (let kept = 0; kept <= bytes.length; kept++) {
+      await writeFile(path, Buffer.concat([Buffer.from(`${before}\n`), bytes.subarray(0, kept)]))
+      const said: string[] = []
+      const opened = journalQueue({ path, log: { warn: (sentence) => said.push(sentence) } })
+      await opened.open()
+      await opened.publish(message('e1'))
+      await opened.publish(message('e2'))
+      await opened.close()
+      // What is left of it stands alone; cut within a letter, that letter cannot be read.
+      const rest = kept === 0 ? [] : [bytes.subarray(0, kept).toString()]
+      const lines = await linesOf(path)
+      expect(lines.slice(0, -2)).toEqual([before, ...rest])
+      expect(lines.slice(-2).map((line) => JSON.parse(line).id)).toEqual(['e1', 'e2'])
+      const sentence = `${path} ends in half a line: its message was not confirmed and comes again`
+      expect(said).toEqual(kept === 0 ? [] : [sentence])
+    }
   })
 
   test('a line torn before this process started to write is ended even between two opens', async () => {

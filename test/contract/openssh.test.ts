@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from '@jest/globals'
@@ -72,8 +73,8 @@ describe('OpenSSH with limits', () => {
   })
 
   test('reads through changes of the session keys and verifies the host once', async () => {
-    const { root } = await start({ extraConfig: ['RekeyLimit 1M'] })
-    const content = Buffer.alloc(16 * 1024 * 1024, 'longshore')
+    const { root, log } = await start({ extraConfig: ['RekeyLimit 1M'], logLevel: 'DEBUG' })
+    const content = randomBytes(16 * 1024 * 1024)
     await writeFile(join(root, 'file'), content)
     let verified = 0
     const verifyHostKey = async () => {
@@ -83,7 +84,21 @@ describe('OpenSSH with limits', () => {
     const file = await sftp.open(join(root, 'file'), { channel: 1 })
     expect((await file.readSmall(content.length)).equals(content)).toBe(true)
     expect(verified).toBe(1)
+    // Once for each direction and MiB, and a few fewer where blocks are on their way.
+    expect(log().match(/rekeying/g)?.length ?? 0).toBeGreaterThan(8)
     await file.close()
+    await sftp.close()
+  })
+
+  test('dials the address that was looked at, whatever its name would lead to a moment later', async () => {
+    await start({})
+    const asked: string[] = []
+    const resolveAddress = async (host: string) => {
+      asked.push(host)
+      return '127.0.0.1'
+    }
+    const sftp = await connectSftp({ ...targetOf(sshd!), host: 'rebound.invalid' }, { ...options, resolveAddress })
+    expect(asked).toEqual(['rebound.invalid'])
     await sftp.close()
   })
 

@@ -8,6 +8,8 @@ import { freePort } from '../support/ports.ts'
 import { temporaryFolder } from '../support/process.ts'
 import { type ScriptedSftp, startScriptedSftp } from '../support/scripted-sftp.ts'
 
+const KiB = 1024
+
 let longshore: Longshore
 let folder: Awaited<ReturnType<typeof temporaryFolder>>
 let sftp: ScriptedSftp
@@ -116,6 +118,42 @@ describe('a server that cannot be used', () => {
       const alerts = longshore.output().match(/the server wrong-password was stopped until an operator mends it/g)
       expect(alerts).toHaveLength(1)
       expect(longshore.output()).not.toContain('not-the-password')
+    } finally {
+      await strict.stop()
+    }
+  })
+
+  test('is stopped after its password was changed under its copies, at the third login at most', async () => {
+    const strict = await startScriptedSftp(folder.path)
+    try {
+      await mkdir(join(folder.path, 'changed'))
+      const put = (from: number) =>
+        Promise.all(
+          Array.from({ length: 40 }, (_, index) =>
+            writeFile(join(folder.path, `changed/${from + index}`), 'x'.repeat(KiB))
+          )
+        )
+      await put(0)
+      const fields = { port: strict.port, roots: ['/changed'], maxConnections: 4 }
+      await longshore.api.post('/servers', serverOf('changed-password', fields))
+      await becomes('changed-password', '/changed/0', 'notified')
+      await put(100)
+      const { logins } = strict
+      strict.changePassword('another-one')
+      await put(200)
+      const server = await waitFor(
+        async () => {
+          const seen = await longshore.api.get('/servers/changed-password')
+          return seen.state === 'stopped' ? seen : null
+        },
+        { what: 'the server to be stopped', explain: longshore.output }
+      )
+      expect(server.lastError.type).toBe('SFTP_AUTH_FAILED')
+      await expectGoodServerWorks()
+      await expectGoodServerWorks()
+      expect(strict.logins - logins).toBeGreaterThanOrEqual(1)
+      expect(strict.logins - logins).toBeLessThanOrEqual(3)
+      expect(longshore.output().match(/the server changed-password was stopped until an operator/g)).toHaveLength(1)
     } finally {
       await strict.stop()
     }
@@ -232,7 +270,9 @@ describe('the API', () => {
     ['a relative root', { roots: ['outgoing'] }, 'roots.0'],
     ['roots inside each other', { roots: ['/a', '/a/b'] }, 'roots'],
     ['a host key of another form', { hostKey: 'MD5:00' }, 'hostKey'],
-    ['null for a text', { username: null }, 'username']
+    ['null for a text', { username: null }, 'username'],
+    ['a condition of the database for a text', { username: { $ne: null } }, 'username'],
+    ['a condition among the fields', { $where: 'true' }, '$where']
   ])('refuses %s and names the field', async (_what, fields, field) => {
     const problem = await refusal('POST', '/servers', serverOf('refused', fields), 422)
     expect(fieldsOf(problem)).toEqual([field])
@@ -288,6 +328,11 @@ describe('the API', () => {
       expect(fieldsOf(problem)).toEqual([query.split('=')[0]])
     }
     await refusal('GET', '/files?cursor=nonsense', undefined, 422)
+    // What a query parser would make a condition of.
+    for (const query of ['status[$ne]=failed', 'serverId[$gt]=', 'path[$regex]=.*'])
+      await refusal('GET', `/files?${query}`, undefined, 422)
+    for (const filter of [{ status: { $ne: 'failed' } }, { serverId: { $gt: '' } }, { $where: 'sleep(1000)' }])
+      await refusal('POST', '/files/retry', filter, 422)
   })
 
   test('answers a change with an old ETag with 412', async () => {

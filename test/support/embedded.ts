@@ -1,5 +1,7 @@
 /** Longshore in one process on embedded backends, at a real SFTP server behind a proxy; its objects in files or in MinIO. */
 import { realpath } from 'node:fs/promises'
+import { s3Store } from '../../drivers/store/s3.ts'
+import type { ObjectStore } from '../../drivers/store/store.ts'
 import { checkEmbedded, type EmbeddedCheckOptions } from './embedded-checker.ts'
 import { type Longshore, startLongshore } from './longshore.ts'
 import { type S3Server, startMinio } from './minio.ts'
@@ -15,6 +17,8 @@ export interface Embedded {
   proxy: FaultyProxy
   /** In front of MinIO; null where the objects are files. */
   s3: S3Proxy | null
+  /** MinIO itself, past the proxy. */
+  store: ObjectStore | null
   /** The folder of its one server, `partner`, as the server itself names it. */
   root: string
   /** Of one path below the root; undefined where there is none. */
@@ -22,7 +26,7 @@ export interface Embedded {
   /** Waits until the newest record of this path below the root is in this state. */
   becomes(path: string, status: string, timeoutMs?: number): Promise<Json>
   /** What is wrong, each a sentence: every file of the server ought to be notified. */
-  problems(more?: Pick<EmbeddedCheckOptions, 'rules' | 'past'>): Promise<string[]>
+  problems(more?: Pick<EmbeddedCheckOptions, 'rules' | 'past' | 'messages'>): Promise<string[]>
   stop(): Promise<void>
 }
 
@@ -33,6 +37,8 @@ export interface EmbeddedOptions {
   minioDir?: string
   /** Of its server, beside the roots. */
   policy?: object
+  /** Of its process, beside what leads to these backends. */
+  env?: Record<string, string>
 }
 
 export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embedded> {
@@ -51,7 +57,11 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
     const s3 = minio ? await startS3Proxy(minio.endpoint) : null
     if (s3) stops.push(() => s3.close())
     const bucket = 'longshore-files'
-    const longshore = await startLongshore({ env: minio ? environment(minio, s3!, bucket) : {} })
+    const store = minio && s3Store({ ...minio, bucket })
+    if (store) stops.push(() => store.close())
+    const longshore = await startLongshore({
+      env: { ...(minio ? environment(minio, s3!, bucket) : {}), ...options.env }
+    })
     stops.push(() => longshore.stop())
     const { host, username, privateKey } = sshd
     const policy = { interval: 1, settle: { checks: 1, seconds: 0 }, ...options.policy }
@@ -64,7 +74,7 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
       return found && longshore.api.get(`/files/${found.id}`)
     }
     return {
-      ...{ longshore, proxy, s3, root, file, stop },
+      ...{ longshore, proxy, s3, store, root, file, stop },
       becomes: (path, status, timeoutMs = PATIENCE_MS) =>
         waitFor(async () => ((await file(path))?.status === status ? file(path) : null), {
           timeoutMs,

@@ -16,6 +16,8 @@ export interface SshdOptions {
   maxSessions?: number
   /** As sshd_config has it, for example "1:100:1". */
   maxStartups?: string
+  /** As sshd_config has it; by default VERBOSE. */
+  logLevel?: string
   /** More lines for its configuration, for example "RekeyLimit 1M". */
   extraConfig?: string[]
   /** Keeps an earlier server's port, to come back in its place. */
@@ -94,7 +96,7 @@ function configuration(options: SshdOptions & { port: number; root: string; at(n
     'PasswordAuthentication no',
     'KbdInteractiveAuthentication no',
     'PermitRootLogin yes',
-    'LogLevel VERBOSE',
+    `LogLevel ${options.logLevel ?? 'VERBOSE'}`,
     'UseDNS no',
     `MaxSessions ${options.maxSessions ?? 10}`,
     `MaxStartups ${options.maxStartups ?? '100'}`,

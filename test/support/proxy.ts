@@ -18,6 +18,8 @@ export interface FaultyProxy {
   /** Connections are accepted and stay open, but nothing moves. */
   blackhole(): void
   restore(): void
+  /** The connections that are open now stay open, and nothing moves on them any more; new ones work. */
+  silence(): void
   /** The round trip that is added from now on; 0 ends it. */
   delay(roundTripMs: number): void
   /** What each connection carries each way from now on; null ends it. */
@@ -38,6 +40,7 @@ interface Link {
   inner: Socket
   outer: Socket
   fromTarget: number
+  pace: Pace
   /** Moves what waited while everything was swallowed. */
   resume(): void
 }
@@ -77,7 +80,9 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     accepted++
     const outer = connect({ ...options.target, noDelay: true })
     inner.setNoDelay(true)
-    const back = move(outer, inner, pace, (bytes) => {
+    // Its own, with all that is set for everybody.
+    const own: Pace = Object.create(pace)
+    const back = move(outer, inner, own, (bytes) => {
       link.fromTarget += bytes
       received += bytes
       if (cutAt === null || link.fromTarget < cutAt) return true
@@ -85,11 +90,12 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
       reset(link)
       return false
     })
-    const forth = move(inner, outer, pace, () => true)
+    const forth = move(inner, outer, own, () => true)
     const link: Link = {
       inner,
       outer,
       fromTarget: 0,
+      pace: own,
       resume: () => {
         back()
         forth()
@@ -98,7 +104,11 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     links.add(link)
     for (const socket of [inner, outer]) {
       socket.on('error', () => reset(link))
-      socket.on('close', () => links.delete(link))
+      socket.on('close', () => {
+        links.delete(link)
+        // What it still carries is not on its way to anybody.
+        if (Object.hasOwn(own, 'isHeld')) reset(link)
+      })
     }
   }
 
@@ -131,6 +141,9 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     restore: () => {
       pace.isHeld = false
       resumeAll()
+    },
+    silence: () => {
+      for (const link of links) link.pace.isHeld = true
     },
     delay: (roundTripMs) => {
       pace.delayMs = roundTripMs

@@ -10,9 +10,12 @@ export interface ScriptedSftp {
   host: '127.0.0.1'
   port: number
   username: string
+  /** The one that it began with. */
   password: string
   /** Passwords that were shown to it. */
   readonly logins: number
+  /** Takes no other from now on, and hangs up on everybody. */
+  changePassword(to: string): void
   stop(): Promise<void>
 }
 
@@ -28,6 +31,7 @@ export async function startScriptedSftp(
   const connections = new Set<Connection>()
   const [username, password] = ['ada', 'a-fine-password']
   let logins = 0
+  let wanted = password
   const server = new ssh2.Server({ hostKeys }, (connection) => {
     connections.add(connection)
     connection.on('error', () => connection.end())
@@ -35,7 +39,7 @@ export async function startScriptedSftp(
     connection.on('authentication', (attempt) => {
       if (attempt.method !== 'password') return attempt.reject(['password'])
       logins++
-      if (attempt.username === username && attempt.password === password) attempt.accept()
+      if (attempt.username === username && attempt.password === wanted) attempt.accept()
       else attempt.reject(['password'])
     })
     connection.on('session', (accept) => {
@@ -60,6 +64,10 @@ export async function startScriptedSftp(
     password,
     get logins() {
       return logins
+    },
+    changePassword(to) {
+      wanted = to
+      for (const connection of connections) connection.end()
     },
     async stop() {
       const closed = once(server, 'close')

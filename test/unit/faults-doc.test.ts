@@ -4,10 +4,10 @@ import { describe, expect, test } from '@jest/globals'
 
 const root = resolve(import.meta.dirname, '../..')
 const text = readFileSync(join(root, 'docs/faults.md'), 'utf8')
-const named = [...text.matchAll(/`([\w/-]+\.(?:test|contract|cases)\.ts)` "([^"]+)"/g)].map(([, file, title]) => [
-  file!,
-  title!
-])
+/** A file, and the titles that follow it. */
+const named = [...text.matchAll(/`([\w/-]+\.(?:test|contract|cases)\.ts)` ("[^"]+"(?:, "[^"]+")*)/g)].flatMap(
+  ([, file, titles]) => [...titles!.matchAll(/"([^"]+)"/g)].map(([, title]) => [file!, title!])
+)
 
 describe('docs/faults.md', () => {
   test('has a row for each of the 51 faults', () => {
