@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { goBinary, pinnedVersion } from '../test/support/go-programs.ts'
-import { nodeOptions } from '../test/support/node-options.ts'
+import { nodeEnvironment, nodeOptions } from '../test/support/node-options.ts'
 import type { Job, Measurement } from './measurement.ts'
 
 /** The newest release when the goals were set. */
@@ -31,7 +31,8 @@ export function naive(job: Job): Promise<Measurement> {
 }
 
 async function inChild(script: string, job: Job, execArgv: string[]): Promise<Measurement> {
-  const child = fork(join(import.meta.dirname, script), { execArgv, detached: true })
+  const env = { ...process.env, ...nodeEnvironment }
+  const child = fork(join(import.meta.dirname, script), { execArgv, env, detached: true })
   current = child
   const ended = new Promise<never>((_, reject) => {
     child.once('exit', (code, signal) => reject(new Error(`${script} ended with ${signal ?? code} and no answer`)))
