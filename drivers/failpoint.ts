@@ -21,7 +21,11 @@ export const failpointNames = [
   /** The source was renamed aside, to be deleted or moved. */
   'after-set-aside',
   /** The source was moved or deleted, the record does not say so. */
-  'after-post-action'
+  'after-post-action',
+  /** A server is removed, everything of it is still there. */
+  'after-tombstone',
+  /** Some records and objects of a purged server are gone, others are there. */
+  'between-purge-pages'
 ] as const
 export type FailpointName = (typeof failpointNames)[number]
 

@@ -15,6 +15,7 @@ import { openDatabase } from '../drivers/db/connection.ts'
 import type { Database } from '../drivers/db/database.ts'
 import { freeServers } from '../drivers/db/dead-leases.ts'
 import { mutate, mutateEach } from '../drivers/db/mutate.ts'
+import { failpoint } from '../drivers/failpoint.ts'
 import { collectionMixin } from '../mixins/collection.mixin.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import type { ServerTarget } from '../workers/connect.ts'
@@ -427,6 +428,7 @@ export function serversService(config: Config): ServiceSchema {
             throw new IngestError('CONFLICT', message)
           }
           await this.change(id, (current: ServerRecord) => registry.tombstone(current, Date.now(), purge))
+          await failpoint('after-tombstone')
           this.clearAwayNow()
           return server
         }

@@ -2,6 +2,7 @@
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
 import type { DroppedUpload } from '../domain/file.ts'
+import { failpoint } from '../drivers/failpoint.ts'
 import { openStore } from '../drivers/store/open.ts'
 import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
@@ -98,6 +99,7 @@ export function storageService(config: Config): ServiceSchema {
             for (const { key } of page) if (key !== null) await this.clearKey(key)
             const done = page.filter(({ key, isStored }) => unstored || key === null || isStored)
             if (done.length > 0) await ctx.call('files.removeEach', { ids: done.map(({ id }) => id) })
+            await failpoint('between-purge-pages')
           }
           return false
         }
