@@ -14,6 +14,8 @@ interface Mutation {
   file: string
   from: string
   to: string
+  /** A second place of the file, where one does not take the defence away. */
+  also?: { from: string; to: string }
   /** The kind of scenario that it shows in soonest. */
   wish?: Wish
   /** It is found within so many; 300 where nothing is said. */
@@ -161,6 +163,24 @@ export const mutations: Record<string, Mutation> = {
     to: 'removal: { purge, passes: 0, dueAt: Number.MAX_SAFE_INTEGER }',
     seeds: 1000
   },
+  'removal-again': {
+    what: 'the removal of a server is over after its first pass, with a worker that still writes',
+    file: 'domain/server.ts',
+    from: 'const REMOVAL_PASSES_MS = [0, 45_000, 10 * 60_000]',
+    to: 'const REMOVAL_PASSES_MS = [0]',
+    seeds: 1500
+  },
+  'announced-first': {
+    what: 'a source is deleted or moved as soon as its object is stored, announced or not',
+    file: 'domain/file.ts',
+    from: "return enter(file, { ...free, ...stored, status: 'uploaded', error: null }, now, null)",
+    to: `const step = file.afterUpload?.status === 'waiting' ? { afterUpload: makeDue(file.afterUpload, now) } : {}
+      return enter(file, { ...free, ...stored, ...step, status: 'uploaded', error: null }, now, null)`,
+    also: {
+      from: "const afterUpload = file.status === 'notified' ? claimStep(file.afterUpload, now) : null",
+      to: 'const afterUpload = claimStep(file.afterUpload, now)'
+    }
+  },
   'refetch-changed': {
     what: 'a refetch takes what the server holds by now under the id of what was announced',
     file: 'domain/file.ts',
@@ -182,15 +202,18 @@ const root = join(import.meta.dirname, '../..')
 export function apply(name: string): void {
   const mutation = mutations[name]
   if (!mutation) throw new Error(`there is no mutation ${name}, but ${Object.keys(mutations).join(', ')}`)
-  const { file, from, to } = mutation
+  const { file, from, to, also } = mutation
   const path = join(root, file)
-  const source = readFileSync(path, 'utf8')
-  if (source.split(from).length !== 2) throw new Error(`${file} does not have once: ${from}`)
+  let source = readFileSync(path, 'utf8')
+  for (const place of [{ from, to }, ...(also ? [also] : [])]) {
+    if (source.split(place.from).length !== 2) throw new Error(`${file} does not have once: ${place.from}`)
+    source = source.replace(place.from, () => place.to)
+  }
   const url = pathToFileURL(path).href
   registerHooks({
     load(given, context, next) {
       const loaded = next(given, context)
-      return given === url ? { ...loaded, source: source.replace(from, () => to) } : loaded
+      return given === url ? { ...loaded, source } : loaded
     }
   })
 }
