@@ -16,8 +16,8 @@ export interface Kept {
 
 /** By then somebody else has taken over what a lease that ran out had held. */
 const FORGOTTEN_MS = 60_000
-/** What is on its way to its end has so long to get there. */
-const CLOSING_MS = 15_000
+/** What is on its way to its end has so long to get there: a worker that stood still hears of its lost slot within ten seconds. */
+const CLOSING_MS = 30_000
 /** In a row: a slot is held a moment before its connection is there, which would hide another one. */
 const CLEAN_LOOKS = 4
 
