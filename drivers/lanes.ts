@@ -7,6 +7,9 @@
  *
  * The next range asks its READs behind the last ones of the one before, so that a lane never runs dry while a part
  * ends at the store. At most twice as many ranges as lanes are on their way, each of which holds a window at most.
+ *
+ * What is on its way is read again after a crash, and has to end when a worker stops. So where ranges are slow, because the
+ * server or the machine is, fewer of them share what there is, and end sooner.
  */
 import type { Sftp } from './sftp/sftp.ts'
 
@@ -21,6 +24,8 @@ const NEAR_LANES = 2
 const NEAR_MS = 5
 /** A lane that carries less waits for the server's storage or for the line, where more of them may bring more. */
 const SLOW_BYTES_PER_SECOND = 100e6
+/** A range should not be on its way for longer: less than half of what a stop leaves it. */
+const SLOW_MS = 10_000
 
 export interface Lane {
   /** The number of the SFTP channel. */
@@ -43,12 +48,16 @@ export class Lanes {
   readonly #waiting: Waiting[] = []
   #count: number
   #underWay = 0
+  /** Ranges on their way side by side, as far as has been learned how long they take. */
+  #atOnce: number
+  #learnedMs = Number.NEGATIVE_INFINITY
 
   /** `first` of them to begin with, and one more, up to `most`, for each range that a lane carried slowly. */
   constructor(first: number, most = first, nowMs = () => performance.now()) {
     this.most = most
     this.#nowMs = nowMs
     this.#count = Math.min(first, most)
+    this.#atOnce = 2 * most
     this.#free = Array.from({ length: this.#count }, (_, channel) => channel)
   }
 
@@ -73,7 +82,8 @@ export class Lanes {
   }
 
   #admit(): void {
-    while (this.#waiting.length > 0 && this.#free.length > 0 && this.#underWay < 2 * this.#count) {
+    const atOnce = Math.min(2 * this.#count, this.#atOnce)
+    while (this.#waiting.length > 0 && this.#free.length > 0 && this.#underWay < atOnce) {
       this.#waiting.shift()!.begin()
     }
   }
@@ -96,6 +106,8 @@ export class Lanes {
     const done = () => {
       if (!isUnderWay) return
       isUnderWay = false
+      // Whoever has asked for nothing has not read.
+      if (!isHeld) this.#learn(beganMs)
       this.#underWay--
       giveBack()
       this.#admit()
@@ -105,6 +117,16 @@ export class Lanes {
 
   #addOne(): void {
     if (this.#count < this.most) this.#free.push(this.#count++)
+  }
+
+  /** From a range that has ended. Those that were on their way together are slow together, and teach once. */
+  #learn(beganMs: number): void {
+    const nowMs = this.#nowMs()
+    const tookMs = nowMs - beganMs
+    if (tookMs < SLOW_MS / 2) this.#atOnce = Math.min(2 * this.most, this.#atOnce + 1)
+    if (tookMs <= SLOW_MS || beganMs < this.#learnedMs) return
+    this.#atOnce = Math.max(1, Math.floor((this.#underWay * SLOW_MS) / tookMs))
+    this.#learnedMs = nowMs
   }
 }
 

@@ -114,3 +114,62 @@ describe('Lanes', () => {
     expect(fourth.lane).toBeNull()
   })
 })
+
+describe('Lanes whose ranges are slow', () => {
+  /** Begins as many ranges as may be on their way; each has asked for everything. */
+  async function fill(lanes: Lanes): Promise<Lane[]> {
+    const begun: Lane[] = []
+    for (;;) {
+      const end = new AbortController()
+      const { lane } = await settledOf(taking(lanes, end.signal))
+      if (!lane) {
+        end.abort()
+        return begun
+      }
+      lane.asked(1)
+      begun.push(lane)
+    }
+  }
+  async function settledOf<T>(taken: T): Promise<T> {
+    await settled()
+    return taken
+  }
+
+  /** Four lanes of which eight ranges side by side took so long. */
+  async function having(tookMs: number) {
+    const clock = { now: 0 }
+    const lanes = new Lanes(4, 4, () => clock.now)
+    const begun = await fill(lanes)
+    expect(begun).toHaveLength(8)
+    clock.now = tookMs
+    for (const range of begun) range.done()
+    return { lanes, clock }
+  }
+
+  test.each([
+    { tookMs: 9_000, most: 8 },
+    { tookMs: 20_000, most: 4 },
+    { tookMs: 40_000, most: 2 },
+    { tookMs: 600_000, most: 1 }
+  ])(
+    'have $most on their way after eight that took $tookMs ms: as many as end in ten seconds',
+    async ({ tookMs, most }) => {
+      const { lanes } = await having(tookMs)
+      expect(await fill(lanes)).toHaveLength(most)
+    }
+  )
+
+  test('have one more on their way for each that was quick', async () => {
+    const { lanes, clock } = await having(40_000)
+    const quick = await fill(lanes)
+    clock.now += 4_000
+    for (const range of quick) range.done()
+    expect(await fill(lanes)).toHaveLength(4)
+  })
+
+  test('learn nothing from a range that asked for nothing', async () => {
+    const { lanes } = await having(40_000)
+    ;(await lanes.take(never)).done()
+    expect(await fill(lanes)).toHaveLength(2)
+  })
+})
