@@ -5,8 +5,7 @@ import { networkName, reachNats, watchNats } from './drivers/network/nats.ts'
 import { startProbe } from './probe.ts'
 import { type Lobby, lobbyGivesWay, openLobby } from './rest/lobby.ts'
 import { keepHeapSmall } from './small-heap.ts'
-
-const STOP_MS = 30_000
+import { STOP_MS } from './stop-budget.ts'
 
 function fail(message: string): never {
   console.error(`longshore: ${message}`)

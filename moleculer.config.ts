@@ -1,6 +1,7 @@
 /** Broker options from the configuration. Also what moleculer-runner reads. */
 import type { BrokerOptions } from 'moleculer'
 import { type Config, loadConfig } from './config.ts'
+import { RUNNING_CALLS_MS } from './stop-budget.ts'
 
 /** Heartbeats and time-outs that let a killed node cost seconds, not a lease. */
 export function brokerOptions(config: Config): BrokerOptions {
@@ -21,8 +22,7 @@ export function brokerOptions(config: Config): BrokerOptions {
     // read the same flag of our errors and multiply them.
     retryPolicy: { enabled: false },
     registry: { strategy: 'RoundRobin', preferLocal: true },
-    // Before a service stops; what is in flight has its own time after that, and all of it has to end within 30 s.
-    tracking: { enabled: true, shutdownTimeout: 8_000 },
+    tracking: { enabled: true, shutdownTimeout: RUNNING_CALLS_MS },
     contextParamsCloning: false,
     validator: true,
     metrics: false,

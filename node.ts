@@ -33,14 +33,19 @@ export async function createNode(
   return broker
 }
 
+/** Who takes work in, side by side; then who announces what these stored. The owners of the data end with the broker. */
+const stopOrder = [['api', 'scanner', 'transfer'], ['notifier'], ['storage']]
+
 /**
  * Stops workers before the owners of the data that they still report to. Moleculer stops all services of a node at
- * once, which would cut a worker's last words off.
+ * once, which would cut a worker's last words off. `node.leaving` comes first: Moleculer waits for the calls that a
+ * service is answering before it tells it that it is stopped, and work would be taken in meanwhile.
  */
 export async function stopNode(broker: ServiceBroker): Promise<void> {
-  for (const name of ['api', 'scanner', 'transfer', 'notifier', 'storage']) {
-    const service = broker.getLocalService(name)
-    if (service) await broker.destroyService(service)
+  await broker.broadcastLocal('node.leaving')
+  for (const names of stopOrder) {
+    const services = names.map((name) => broker.getLocalService(name)).filter((service) => service !== undefined)
+    await Promise.all(services.map((service) => broker.destroyService(service)))
   }
   await broker.stop()
 }

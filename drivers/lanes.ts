@@ -9,7 +9,8 @@
  * ends at the store. At most twice as many ranges as lanes are on their way, each of which holds a window at most.
  *
  * What is on its way is read again after a crash, and has to end when a worker stops. So where ranges are slow, because the
- * server or the machine is, fewer of them share what there is, and end sooner.
+ * server or the machine is, fewer of them share what there is, and end sooner. Where they do not, since each of them has a
+ * limit of its own (a store far away that grants a connection so much), fewer would only copy less: there are as many again.
  */
 import type { Sftp } from './sftp/sftp.ts'
 
@@ -26,6 +27,8 @@ const NEAR_MS = 5
 const SLOW_BYTES_PER_SECOND = 100e6
 /** A range should not be on its way for longer: less than half of what a stop leaves it. */
 const SLOW_MS = 10_000
+/** Half of them at once should need half the time; with more than three quarters of it they do not share. */
+const UNSHARED = 1.5
 
 export interface Lane {
   /** The number of the SFTP channel. */
@@ -51,6 +54,9 @@ export class Lanes {
   /** Ranges on their way side by side, as far as has been learned how long they take. */
   #atOnce: number
   #learnedMs = Number.NEGATIVE_INFINITY
+  /** How long ranges should take with the fewer that were tried. */
+  #hopedMs = Number.POSITIVE_INFINITY
+  #areApart = false
 
   /** `first` of them to begin with, and one more, up to `most`, for each range that a lane carried slowly. */
   constructor(first: number, most = first, nowMs = () => performance.now()) {
@@ -124,9 +130,16 @@ export class Lanes {
     const nowMs = this.#nowMs()
     const tookMs = nowMs - beganMs
     if (tookMs < SLOW_MS / 2) this.#atOnce = Math.min(2 * this.most, this.#atOnce + 1)
-    if (tookMs <= SLOW_MS || beganMs < this.#learnedMs) return
-    this.#atOnce = Math.max(1, Math.floor((this.#underWay * SLOW_MS) / tookMs))
+    if (tookMs <= SLOW_MS || beganMs < this.#learnedMs || this.#areApart) return
     this.#learnedMs = nowMs
+    if (tookMs > UNSHARED * this.#hopedMs) {
+      this.#areApart = true
+      this.#atOnce = 2 * this.most
+      return
+    }
+    const fewer = Math.max(1, Math.floor((this.#underWay * SLOW_MS) / tookMs))
+    this.#hopedMs = (tookMs * fewer) / this.#underWay
+    this.#atOnce = fewer
   }
 }
 

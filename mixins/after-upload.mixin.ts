@@ -26,7 +26,9 @@ interface Batch {
 }
 
 export const afterUploadMixin: Partial<ServiceSchema> = {
-  mixins: [tickerMixin({ name: 'clear', everyMs: 2_000, action: 'scanner.clearSources' }) as ServiceSchema],
+  mixins: [
+    tickerMixin({ name: 'clear', everyMs: 2_000, action: 'scanner.clearSources', takesWork: true }) as ServiceSchema
+  ],
 
   actions: {
     /** Begins the steps that are due, one batch a server. */

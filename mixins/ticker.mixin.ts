@@ -6,6 +6,8 @@ interface TickerOptions {
   everyMs: number
   /** The service's own action. A failure is logged once until it works again. */
   action: string
+  /** It takes work in: no more once the node leaves, which is told well before the service is stopped. */
+  takesWork?: boolean
 }
 
 const NOT_THERE_YET_MS = 200
@@ -20,6 +22,12 @@ interface Ticker {
 
 export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
   const key = `${options.name}Ticker`
+  function end(this: any) {
+    const ticker: Ticker | undefined = this[key]
+    if (!ticker) return
+    ticker.stopped = true
+    if (ticker.timer) clearTimeout(ticker.timer)
+  }
   return {
     methods: {
       /** Ticks now, or once more after the tick that is running. */
@@ -64,12 +72,11 @@ export function tickerMixin(options: TickerOptions): Partial<ServiceSchema> {
       ticker.timer = setTimeout(() => this[`${options.name}Now`](), Math.random() * Math.min(1000, options.everyMs))
     },
 
+    events: options.takesWork ? { 'node.leaving': end } : {},
+
     async stopped(this: any) {
-      const ticker: Ticker | undefined = this[key]
-      if (!ticker) return
-      ticker.stopped = true
-      if (ticker.timer) clearTimeout(ticker.timer)
-      await ticker.running
+      end.call(this)
+      await this[key]?.running
     }
   } as Partial<ServiceSchema>
 }

@@ -47,9 +47,9 @@ export function scannerService(config: Config): ServiceSchema {
     mixins: [
       afterUploadMixin as ServiceSchema,
       inspectionMixin(),
-      tickerMixin({ name: 'scan', everyMs: 1_000, action: 'scanner.takeDue' }),
+      tickerMixin({ name: 'scan', everyMs: 1_000, action: 'scanner.takeDue', takesWork: true }),
       tickerMixin({ name: 'renew', everyMs: RENEW_SCANS_MS, action: 'scanner.renewScans' }),
-      tickerMixin({ name: 'looks', everyMs: 1_000, action: 'scanner.takeLooks' })
+      tickerMixin({ name: 'looks', everyMs: 1_000, action: 'scanner.takeLooks', takesWork: true })
     ],
 
     actions: {

@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Context, ServiceSchema } from 'moleculer'
 import type { Config } from '../config.ts'
-import { blameOf, IngestError, recordedError } from '../domain/errors.ts'
+import { blameOf, errorType, recordedError } from '../domain/errors.ts'
 import { type FileRecord, RENEW_MS } from '../domain/file-record.ts'
 import { type Priorities, urgentOf } from '../domain/priority.ts'
 import { addressPolicy } from '../drivers/sftp/address.ts'
@@ -14,6 +14,7 @@ import type { ObjectStore } from '../drivers/store/store.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { Bandwidth } from '../workers/bandwidth.ts'
 import { type Connector, connectToServer } from '../workers/connect.ts'
+import { Departure } from '../workers/departure.ts'
 import { type Copying, Drain, FILES_AT_ONCE, SELF_STOP_MS } from '../workers/drain.ts'
 import type { Finished } from '../workers/finisher.ts'
 import { Linger } from '../workers/linger.ts'
@@ -37,7 +38,6 @@ const RENEW_AFTER_MS = RENEW_MS / 2
 const LARGE_RECORD_FILE_BYTES = 16 * 1024 ** 3
 /** A finished copy is reported for as long as its lease may last; after that the next claim finds the object. */
 const REPORT_FOR_MS = 20_000
-const DRAIN_MS = 15_000
 
 interface Stay {
   slotId: string
@@ -53,7 +53,7 @@ export function transferService(config: Config): ServiceSchema {
     name: 'transfer',
     dependencies: ['servers', 'files'],
     mixins: [
-      tickerMixin({ name: 'work', everyMs: 2_000, action: 'transfer.takeWork' }),
+      tickerMixin({ name: 'work', everyMs: 2_000, action: 'transfer.takeWork', takesWork: true }),
       tickerMixin({ name: 'renew', everyMs: RENEW_LOOK_MS, action: 'transfer.renew' })
     ],
 
@@ -61,7 +61,7 @@ export function transferService(config: Config): ServiceSchema {
       /** Looks which servers have something to copy, and begins with those whose turn it is. */
       takeWork: {
         async handler(this: any, ctx: Context) {
-          if (this.leaving) return
+          if (this.departure.hasBegun) return
           const priorities = await this.currentPriorities(ctx)
           if (this.turns.isOpen) {
             const look = { after: this.cursor, limit: SERVERS_A_LOOK, first: urgentOf(priorities) }
@@ -104,8 +104,11 @@ export function transferService(config: Config): ServiceSchema {
     },
 
     events: {
+      'node.leaving'(this: any) {
+        this.leave()
+      },
       'file.pending'(this: any, ctx: Context<{ serverId?: string }>) {
-        if (this.leaving) return
+        if (this.departure.hasBegun) return
         if (!ctx.params.serverId || this.prioritiesAt === 0) return this.workNow()
         // Begins without a look at all servers first, which may be under way and take its time.
         this.wants(ctx.params.serverId)
@@ -125,6 +128,15 @@ export function transferService(config: Config): ServiceSchema {
     },
 
     methods: {
+      /** Claims and begins nothing more; what is on its way goes on for a while, then it is handed back as it is. */
+      leave(): void {
+        this.departure.begin()
+        for (const { drain, linger } of this.stays.values() as Iterable<Stay>) {
+          drain?.handBack()
+          linger.yield()
+        }
+      },
+
       /** Asked for now and then; old ones will do for a while, or none. */
       async currentPriorities(ctx: Context): Promise<Priorities> {
         if (Date.now() - this.prioritiesAt < PRIORITIES_MS) return this.priorities
@@ -183,21 +195,29 @@ export function transferService(config: Config): ServiceSchema {
         const request = { id, kind: 'transfer', holder: this.worker }
         const { slotId, order, bytesPerSecond }: any = await this.broker.call('servers.takeSlot', request)
         if (!slotId) return false
+        if (this.departure.hasBegun) {
+          this.releaseSlot(id, slotId)
+          return false
+        }
         const stay: Stay = { slotId, drain: null, isResting: false, linger: new Linger(), ended: Promise.resolve() }
         this.stays.set(id, stay)
         const pace = this.bandwidth.of(id, bytesPerSecond ?? null)
         stay.ended = this.stay(id, stay, order, pace).finally(() => {
           this.stays.delete(id)
           this.turns.left(id, Date.now())
-          this.broker.call('servers.releaseSlot', { id, slotId }).catch(() => undefined)
+          this.releaseSlot(id, slotId)
         })
         return true
+      },
+
+      releaseSlot(id: string, slotId: string): void {
+        this.broker.call('servers.releaseSlot', { id, slotId }).catch(() => undefined)
       },
 
       /** One stay at one server, from the connection to the last file. */
       async stay(id: string, stay: Stay, order: WorkOrder, pace: Pace): Promise<void> {
         try {
-          const sftp = await connectToServer(this.connector, order.target, this.stop.signal, pace)
+          const sftp = await connectToServer(this.connector, order.target, this.departure.leaving, pace)
           try {
             for (let next: WorkOrder | null = order; next; next = await this.nextOrder(id, stay, sftp, next)) {
               const copied = await this.drain(id, stay, sftp, next)
@@ -217,9 +237,9 @@ export function transferService(config: Config): ServiceSchema {
           checksum: order.policy.checksum,
           concurrency: FILES_AT_ONCE,
           memory: this.memory.join(),
-          signal: this.stop.signal
+          signal: this.departure.cut
         })
-        if (this.leaving) stay.drain.leave()
+        if (this.departure.hasBegun) stay.drain.handBack()
         if (stay.isResting) stay.drain.rest()
         return stay.drain.run()
       },
@@ -232,7 +252,7 @@ export function transferService(config: Config): ServiceSchema {
         this.turns.left(id, Date.now())
         const waiting = [...this.stays.values()].filter(({ linger }: Stay) => linger.isWaiting)
         if (waiting.length >= MAX_LINGERING) waiting[0].linger.yield()
-        if (!(await stay.linger.wait(LINGER_MS, sftp.closed)) || this.leaving) return null
+        if (!(await stay.linger.wait(LINGER_MS, sftp.closed)) || this.departure.hasBegun) return null
         const order: WorkOrder | null = await this.broker.call('servers.keepSlot', { id, slotId: stay.slotId })
         // Another address or other credentials need another connection.
         if (isDeepStrictEqual(order?.target, last.target)) return order
@@ -241,7 +261,7 @@ export function transferService(config: Config): ServiceSchema {
       },
 
       async stayFailed(id: string, order: WorkOrder, error: unknown): Promise<void> {
-        if (this.stop.signal.aborted) return
+        if (this.departure.cut.aborted || errorType(error) === 'CANCELLED') return
         this.logger.warn(`${order.name}: ${(error as Error).message}`)
         if (!['server', 'stop'].includes(blameOf(error))) return
         const report = { id, error: recordedError(error, Date.now()) }
@@ -250,7 +270,7 @@ export function transferService(config: Config): ServiceSchema {
 
       ports(serverId: string, keyTemplate: string) {
         const call = <R>(action: string, params: object): Promise<R> =>
-          persistently(REPORT_FOR_MS, () => this.broker.call(action, params))
+          persistently(REPORT_FOR_MS, () => this.broker.call(action, params), this.departure.silent)
         const holdOf = (file: FileRecord) => ({ id: file._id, epoch: file.epoch })
         return {
           now: Date.now,
@@ -316,11 +336,11 @@ export function transferService(config: Config): ServiceSchema {
       this.cursor = ''
       this.priorities = {}
       this.prioritiesAt = 0
-      this.leaving = false
-      this.stop = new AbortController()
+      this.departure = new Departure()
     },
 
     async started(this: any) {
+      this.departure.cut.addEventListener('abort', () => this.logger.warn('what had not ended in time is handed back'))
       const fault = nativeBindingFault()
       if (fault) this.logger.warn(fault)
       this.store = this.openStore()
@@ -333,22 +353,12 @@ export function transferService(config: Config): ServiceSchema {
       } satisfies Connector
     },
 
-    /** Claims nothing more, goes on with what is in flight for a while, then hands it back with its parts kept. */
+    /** Waits for what is in flight. */
     async stopped(this: any) {
-      this.leaving = true
+      this.leave()
       clearTimeout(this.nextTurn)
-      const stays: Stay[] = [...this.stays.values()]
-      for (const { drain, linger } of stays) {
-        drain?.leave()
-        linger.yield()
-      }
-      const ended = Promise.allSettled(stays.map((stay) => stay.ended))
-      const deadline = setTimeout(
-        () => this.stop.abort(new IngestError('CANCELLED', 'the worker is stopping')),
-        DRAIN_MS
-      )
-      await ended
-      clearTimeout(deadline)
+      await Promise.allSettled([...this.stays.values()].map(({ ended }: Stay) => ended))
+      this.departure.end()
       await this.store?.close()
     }
   } as ServiceSchema

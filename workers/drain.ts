@@ -6,7 +6,8 @@
  *
  *
  *   claiming --rest--> resting --goOn--> claiming        resting ends with what is in flight
- *   claiming | resting --leave--> leaving                for good
+ *   claiming | resting --leave--> leaving                for good; a large file has a moment to end
+ *   any --handBack--> handing back                       for good; nothing is begun any more
  *
  * Up to `concurrency` files are copied side by side, and what all stays hold in memory is bounded, so that a few large
  * ones or many small ones are under way. Sizes are known only after a claim: the next one asks for as many as would fit
@@ -51,7 +52,10 @@ export interface DrainOptions {
 /** Give a file up when it was not renewed for this long; a lease is 30 s. */
 export const SELF_STOP_MS = 20_000
 
-/** What is nearly done is done within this time after `leave`; what is not goes to another worker, part by part. */
+/**
+ * What is nearly done is done within this time after `leave`; what is not goes to another worker, part by part. A worker
+ * that stops has no time for this: a part that it begins late may not end.
+ */
 const HAND_BACK_AFTER_MS = 4_000
 
 /**
@@ -69,6 +73,8 @@ export interface Copying {
   progress: ProgressMeter
   renewedAt: number
   abort: AbortController
+  /** It has its place and memory, and may have been read from. */
+  hasBegun: boolean
 }
 
 export class Drain {
@@ -79,6 +85,7 @@ export class Drain {
   readonly #options: DrainOptions
   #leaving = false
   #leavingSince: number | null = null
+  #isHandingBack = false
   #resting = false
   #hasClaimed = false
   #isWoken = false
@@ -104,6 +111,18 @@ export class Drain {
   leave(): void {
     this.#leaving = true
     this.#leavingSince ??= this.#ports.now()
+  }
+
+  /**
+   * The worker stops: claims and begins nothing more, neither a file nor a part of a large one. What is on its way travels
+   * to its end; what has not begun goes back at once.
+   */
+  handBack(): void {
+    this.leave()
+    this.#isHandingBack = true
+    for (const { hasBegun, abort } of this.copying.values()) if (!hasBegun) abort.abort(notBegun())
+    // They need not wait for a place to go back.
+    for (const begin of this.#forPlace.splice(0)) begin()
   }
 
   /** The same until `goOn`. A stay that has claimed nothing yet claims once, so that no connection is made for nothing. */
@@ -162,6 +181,11 @@ export class Drain {
     return done
   }
 
+  get #mayBeginNoPart(): boolean {
+    if (this.#isHandingBack) return true
+    return this.#leavingSince !== null && this.#ports.now() - this.#leavingSince > HAND_BACK_AFTER_MS
+  }
+
   get #isOpen(): boolean {
     if (this.#leaving || (this.#resting && this.#hasClaimed)) return false
     return !this.#options.signal.aborted && !this.#sftp.closed.aborted && this.#failure === null
@@ -190,6 +214,7 @@ export class Drain {
 
   /** Resolves when the file may be copied; answers what gives its place and memory back. */
   async #turnOf(file: FileRecord, signal: AbortSignal): Promise<() => void> {
+    signal.throwIfAborted()
     const lane = file.size <= SMALL_FILE_BYTES ? 'short' : 'long'
     this.#waiting++
     let giveBytes = () => {}
@@ -239,20 +264,22 @@ export class Drain {
     const abort = new AbortController()
     const now = this.#ports.now()
     const progress = new ProgressMeter(file.size, now)
-    const copying: Copying = { file, progress, renewedAt: now, abort }
+    const copying: Copying = { file, progress, renewedAt: now, abort, hasBegun: false }
     this.copying.set(file._id, copying)
-    // The connection may have ended while the claim was under way.
-    if (this.#options.signal.aborted) abort.abort(this.#options.signal.reason)
+    // The connection may have ended while the claim was under way, or the worker been stopped.
+    if (this.#isHandingBack) abort.abort(notBegun())
+    else if (this.#options.signal.aborted) abort.abort(this.#options.signal.reason)
     else if (this.#sftp.closed.aborted) abort.abort(this.#sftp.closed.reason)
     let hasProgressed = false
     let release = () => {}
     try {
       release = await this.#turnOf(file, abort.signal)
+      copying.hasBegun = true
       await failpoint('after-claim')
       const outcome = await copyFile(this.#sftp, this.#store, {
         file,
         checksum: this.#options.checksum,
-        isLeaving: () => this.#leavingSince !== null && this.#ports.now() - this.#leavingSince > HAND_BACK_AFTER_MS,
+        isLeaving: () => this.#mayBeginNoPart,
         signal: abort.signal,
         onBytes: (bytes) => progress.add(bytes),
         onKept: (bytes) => progress.addKept(bytes),
@@ -298,4 +325,8 @@ export class Drain {
     // Where this cannot be said the lease runs out, and the file is rescued.
     await this.#ports.finish(file, outcome).catch(() => undefined)
   }
+}
+
+function notBegun(): IngestError {
+  return new IngestError('CANCELLED', 'handed back before it was begun')
 }

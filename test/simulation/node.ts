@@ -8,6 +8,7 @@ import { scannerService } from '../../services/scanner.service.ts'
 import { serversService } from '../../services/servers.service.ts'
 import { storageService } from '../../services/storage.service.ts'
 import { transferService } from '../../services/transfer.service.ts'
+import { RUNNING_CALLS_MS } from '../../stop-budget.ts'
 import type { SimulatedDatabase } from './database.ts'
 import type { Network } from './network.ts'
 import type { SimulatedQueue } from './queue.ts'
@@ -126,7 +127,7 @@ export function createProcess(life: Life, services: readonly ServiceName[], back
       retryPolicy: { enabled: false },
       registry: { strategy: 'RoundRobin', preferLocal: true },
       transit: { serviceChangedDebounceTime: 0 } as never,
-      tracking: { enabled: true, shutdownTimeout: 20_000 },
+      tracking: { enabled: true, shutdownTimeout: RUNNING_CALLS_MS },
       contextParamsCloning: false,
       validator: new OnceCompiled() as never,
       metrics: false,

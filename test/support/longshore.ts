@@ -11,7 +11,7 @@ import { type RunningMongo, startMongo } from './mongo.ts'
 import { type NatsServer, startNats } from './nats.ts'
 import { type NatsTap, tapNats } from './nats-tap.ts'
 import { nodeOptions } from './node-options.ts'
-import { type Sshd, startSshd } from './openssh.ts'
+import { type Sshd, type SshdOptions, startSshd } from './openssh.ts'
 import { freePort } from './ports.ts'
 import { type RunningProcess, START_MS, startProcess, temporaryFolder } from './process.ts'
 import { type FaultyProxy, startProxy } from './proxy.ts'
@@ -62,6 +62,7 @@ export interface Backends {
 export interface BackendsOptions {
   /** `true`: the SFTP server is behind a proxy; `everything`: all are. */
   proxied?: boolean | 'everything'
+  sshd?: SshdOptions
 }
 
 export async function startBackends(options: BackendsOptions = {}): Promise<Backends> {
@@ -79,7 +80,7 @@ export async function startBackends(options: BackendsOptions = {}): Promise<Back
     kept(startMongo()),
     kept(startMinio()),
     kept(startRabbit()),
-    kept(startSshd())
+    kept(startSshd(options.sshd))
   ] as const
   try {
     const [nats, mongo, minio, rabbit, sshd] = await Promise.all(all)

@@ -1,7 +1,7 @@
 /** Debian's OpenSSH server as a process of the tests: own port, own keys, key login of the current user. */
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -22,6 +22,8 @@ export interface SshdOptions {
   extraConfig?: string[]
   /** Keeps an earlier server's port, to come back in its place. */
   port?: number
+  /** Writes down what is read of each file, for `readBytes`. */
+  isCountingReads?: boolean
 }
 
 export interface Sshd {
@@ -35,6 +37,8 @@ export interface Sshd {
   pid: number
   /** What it logged so far. */
   log(): string
+  /** By path, what was read of each file over all handles that are closed; a READ twice counts twice. */
+  readBytes(): Promise<Map<string, number>>
   /** Ends the listener and every session. */
   stop(): Promise<void>
 }
@@ -73,6 +77,7 @@ export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
       root,
       pid: running.pid,
       log: () => running.output(),
+      readBytes: async () => readBytesOf(await readFile(at(READS), 'utf8').catch(() => '')),
       stop: async () => {
         await stopWithSessions(running)
         await remove()
@@ -82,6 +87,24 @@ export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
     await remove()
     throw error
   }
+}
+
+const READS = 'reads.log'
+
+/** OpenSSH's `sftp-server` says at the end of each handle what was read over it. */
+function readBytesOf(log: string): Map<string, number> {
+  const bytes = new Map<string, number>()
+  for (const [, path, read] of log.matchAll(/close "(.*)" bytes read (\d+) written/g)) {
+    bytes.set(path!, (bytes.get(path!) ?? 0) + Number(read))
+  }
+  return bytes
+}
+
+/** The one in sshd itself hands what it logs to the client. */
+const SFTP_SERVER = '/usr/lib/openssh/sftp-server'
+
+function subsystem({ root, at, isCountingReads }: SshdOptions & { root: string; at(name: string): string }): string {
+  return isCountingReads ? `${SFTP_SERVER} -e -l INFO -d ${root} 2>>${at(READS)}` : `internal-sftp -d ${root}`
 }
 
 function configuration(options: SshdOptions & { port: number; root: string; at(name: string): string }): string[] {
@@ -100,7 +123,7 @@ function configuration(options: SshdOptions & { port: number; root: string; at(n
     'UseDNS no',
     `MaxSessions ${options.maxSessions ?? 10}`,
     `MaxStartups ${options.maxStartups ?? '100'}`,
-    `Subsystem sftp internal-sftp -d ${options.root}`,
+    `Subsystem sftp ${subsystem(options)}`,
     ...(options.extraConfig ?? [])
   ]
 }

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { ServiceBroker } from 'moleculer'
 import { loadConfig } from '../../config.ts'
 import type { FileRecord } from '../../domain/file-record.ts'
-import type { Attributes, Sftp } from '../../drivers/sftp/sftp.ts'
+import type { Attributes, ConnectOptions, Sftp } from '../../drivers/sftp/sftp.ts'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
 import { transferService } from '../../services/transfer.service.ts'
 import { cleanEnvironment } from './longshore.ts'
@@ -14,6 +14,8 @@ export interface TransferWorld {
   pending: Map<string, number>
   /** Files that were stored, by server. */
   stored: Map<string, number>
+  /** Files that were handed back, by server. */
+  handedBack: Map<string, number>
   /** Connections that are open, by server. */
   connected: Set<string>
   /** How long after its claim each file was that was renewed, or whose progress was told, each time. */
@@ -36,6 +38,7 @@ const sizeBytes = 10
 export async function transferWorld(options: TransferWorldOptions): Promise<TransferWorld> {
   const pending = new Map<string, number>()
   const stored = new Map<string, number>()
+  const handedBack = new Map<string, number>()
   const connected = new Set<string>()
   const toldAfterMs: number[] = []
   const claimedAt = new Map<string, number>()
@@ -43,6 +46,7 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
   const waiters = new Map<string, () => void>()
   const config = loadConfig({ ...cleanEnvironment, DATA_DIR: '/nonexistent', ENCRYPTION_KEY: `${'A'.repeat(43)}=` })
   const broker = new ServiceBroker({ logger: false, nodeID: 'worker' })
+  const serverOf = (id: string) => id.slice(0, id.lastIndexOf('#'))
   let count = 0
 
   broker.createService({
@@ -74,9 +78,12 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
         for (const { _id } of claimed) claimedAt.set(_id, performance.now())
         return claimed
       },
+      finish({ params: { id } }) {
+        handedBack.set(serverOf(id), (handedBack.get(serverOf(id)) ?? 0) + 1)
+      },
       finishEach({ params: { ends } }) {
         for (const { id } of ends) {
-          const serverId = id.slice(0, id.lastIndexOf('#'))
+          const serverId = serverOf(id)
           stored.set(serverId, (stored.get(serverId) ?? 0) + 1)
           waiters.get(serverId)?.()
         }
@@ -100,8 +107,8 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
     name: 'transfer',
     methods: {
       openStore: () => nullStore(),
-      async openSftp(target: { host: string }) {
-        await delay(options.connectMs?.(target.host) ?? 20)
+      async openSftp(target: { host: string }, { signal }: ConnectOptions) {
+        await delay(options.connectMs?.(target.host) ?? 20, undefined, { signal })
         connected.add(target.host)
         return fakeConnection(options.fileMs, () => connected.delete(target.host))
       }
@@ -112,6 +119,7 @@ export async function transferWorld(options: TransferWorldOptions): Promise<Tran
     broker,
     pending,
     stored,
+    handedBack,
     connected,
     toldAfterMs,
     storedOf: (serverId) => new Promise((resolve) => waiters.set(serverId, resolve)),

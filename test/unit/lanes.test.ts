@@ -172,4 +172,17 @@ describe('Lanes whose ranges are slow', () => {
     ;(await lanes.take(never)).done()
     expect(await fill(lanes)).toHaveLength(2)
   })
+
+  test('are as many again where fewer took as long: each has a limit of its own', async () => {
+    const { lanes, clock } = await having(40_000)
+    const fewer = await fill(lanes)
+    expect(fewer).toHaveLength(2)
+    clock.now += 40_000
+    for (const range of fewer) range.done()
+    const again = await fill(lanes)
+    expect(again).toHaveLength(8)
+    clock.now += 40_000
+    for (const range of again) range.done()
+    expect(await fill(lanes)).toHaveLength(8)
+  })
 })

@@ -12,11 +12,11 @@ describe('a ticker', () => {
   })
 
   /** `act` is what a tick does, `startMs` how long the service takes to start. */
-  async function start(act: () => Promise<void>, { startMs = 0, everyMs = 20 } = {}) {
+  async function start(act: () => Promise<void>, { startMs = 0, everyMs = 20, takesWork = false } = {}) {
     broker = new ServiceBroker({ logger: false, nodeID: 'one' })
     const service = broker.createService({
       name: 'clock',
-      mixins: [tickerMixin({ name: 'tick', everyMs, action: 'clock.act' })],
+      mixins: [tickerMixin({ name: 'tick', everyMs, action: 'clock.act', takesWork })],
       actions: { act },
       started: () => delay(startMs)
     })
@@ -68,5 +68,20 @@ describe('a ticker', () => {
     expect(ended).toBe(ticks)
     await delay(60)
     expect(ended).toBe(ticks)
+  })
+
+  test.each([
+    { takesWork: true, what: 'takes no more work in once the node leaves' },
+    { takesWork: false, what: 'keeps what is in flight until its service is stopped' }
+  ])('$what', async ({ takesWork }) => {
+    let ticks = 0
+    const service = await start(async () => void ticks++, { takesWork })
+    await counted(() => ticks, 2)
+    await broker!.broadcastLocal('node.leaving')
+    const before = ticks
+    if (!takesWork) return counted(() => ticks, before + 3)
+    service.tickNow()
+    await delay(100)
+    expect(ticks).toBe(before)
   })
 })
