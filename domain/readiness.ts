@@ -29,7 +29,6 @@ export interface Seen {
   markerMtime?: number | null
 }
 
-/** `ignored`: no record, and why. */
 /** What a scan or a look saw. `skip`: why the policy does not take it; `wait`: the marker that it waits for, in words. */
 export interface Sighting {
   path: string
@@ -39,6 +38,7 @@ export interface Sighting {
   wait?: string
 }
 
+/** `ignored`: no record, and why. */
 export type Sight = { kind: 'ignored'; reason: string } | { kind: 'seen'; sighting: Sighting }
 
 export type Ripeness =
