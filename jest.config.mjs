@@ -10,6 +10,8 @@ export default {
   testTimeout: 400_000,
   // More files of real servers at once than cores would only time each other out.
   maxWorkers: 2,
+  // Without times of an earlier run, as in a fresh clone, jest begins with the longest source.
+  testSequencer: '<rootDir>/test/support/sequencer.mjs',
   // ES modules that a test file imported are never freed: a worker with a larger heap is replaced between two files.
   workerIdleMemoryLimit: '300MB'
 }

@@ -5,12 +5,16 @@
  *   node test/run.ts unit            one folder of test/; the unit tests need no server
  *   node test/run.ts rabbit journal  what jest's patterns match
  *
+ * A whole run is two of jest beside each other: the simulation needs nothing but the processor, and takes what the
+ * others leave of it while they wait for servers, leases and time-outs. It gives way to them.
+ *
  * The last line is `N passed, N failed[, N skipped]`; the exit code is 1 when anything failed or nothing ran. With
  * CI=true a real server that was not exercised by a whole run fails it.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
+import os from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
 import { builtProgramPath, goBinary, goPrograms, pinnedVersion } from './support/go-programs.ts'
 import { cacheFolder, onPath, temporaryFolder } from './support/process.ts'
@@ -63,7 +67,7 @@ const needsServers = patterns.length === 0 || !patterns.every((pattern) => /^(te
 const problems: string[] = []
 
 if (needsServers) await prepare()
-const { result, code } = await runJest(patterns.map(folderOrPattern))
+const { result, code } = patterns.length === 0 ? await runAll() : await runJest(patterns.map(folderOrPattern))
 if (needsServers && result !== null) await report(result)
 for (const problem of problems) console.log(problem)
 const failed = (result?.numFailedTests ?? 0) + (result?.numRuntimeErrorTestSuites ?? 0)
@@ -138,12 +142,39 @@ async function installPackages(): Promise<void> {
   }
 }
 
-async function runJest(args: string[]): Promise<{ result: JestResult | null; code: number }> {
+interface Run {
+  result: JestResult | null
+  code: number
+}
+
+async function runAll(): Promise<Run> {
+  const runs = await Promise.all([
+    runJest(['--testPathIgnorePatterns=test/simulation/']),
+    runJest(['--runInBand', 'test/simulation/'], { SIMULATION_SEEDS: '10000' }, os.constants.priority.PRIORITY_LOW)
+  ])
+  return { result: runs.map(({ result }) => result).reduce(together), code: Math.max(...runs.map(({ code }) => code)) }
+}
+
+/** null where one of them is: without its results nobody knows how it went. */
+function together(one: JestResult | null, other: JestResult | null): JestResult | null {
+  if (!one || !other) return null
+  const sum = (field: keyof Omit<JestResult, 'testResults'>) => one[field] + other[field]
+  return {
+    numPassedTests: sum('numPassedTests'),
+    numFailedTests: sum('numFailedTests'),
+    numPendingTests: sum('numPendingTests'),
+    numTodoTests: sum('numTodoTests'),
+    numRuntimeErrorTestSuites: sum('numRuntimeErrorTestSuites'),
+    testResults: [...one.testResults, ...other.testResults]
+  }
+}
+
+/** `priority`: of the process and all that it starts, as `os.setPriority` has it. */
+async function runJest(args: string[], more: Record<string, string> = {}, priority = 0): Promise<Run> {
   const folder = await temporaryFolder('jest')
   const outputFile = join(folder.path, 'result.json')
   const jest = [join(root, 'node_modules/jest/bin/jest.js'), '--json', `--outputFile=${outputFile}`, ...args]
-  // All of them take minutes: only a whole run does that.
-  const env = { SIMULATION_SEEDS: args.length === 0 ? '10000' : '300', ...process.env }
+  const env = { ...more, ...process.env }
   const flags = ['--experimental-vm-modules', '--disable-warning=ExperimentalWarning']
   try {
     const child = spawn(process.execPath, [...flags, ...jest], {
@@ -151,6 +182,7 @@ async function runJest(args: string[]): Promise<{ result: JestResult | null; cod
       env,
       stdio: ['ignore', 'ignore', 'inherit']
     })
+    if (priority > os.getPriority() && child.pid !== undefined) os.setPriority(child.pid, priority)
     // Jest waits for ever for a handle that a test left open; once it has reported, that is a failure like another.
     let givingUp: NodeJS.Timeout | undefined
     const watch = setInterval(() => {

@@ -12,7 +12,7 @@ export interface PoolOptions {
   processes?: number
   /** The name of one of `mutations.ts`. */
   mutation?: string
-  /** Ends when this many seeds have failed. */
+  /** Ends at once when this many seeds have failed. */
   enough?: number
   traced?: boolean
   /** The kind of scenario; by default the seed chooses. */
@@ -47,6 +47,7 @@ export async function runSeeds(options: PoolOptions): Promise<PoolResult> {
     ...{ seeds: 0, failed: [], runs: [], files: 0, messages: 0, duplicates: 0 },
     ...{ crashes: 0, faults: 0, settledMs: 0, virtualMs: 0, steps: 0 }
   }
+  const children = new Set<ChildProcess>()
   let next = first
   const end = first + count
   const take = (result: RunResult) => {
@@ -56,6 +57,8 @@ export async function runSeeds(options: PoolOptions): Promise<PoolResult> {
     for (const name of ['files', 'messages', 'duplicates', 'crashes', 'faults', 'virtualMs', 'steps'] as const)
       total[name] += result[name]
     total.settledMs = Math.max(total.settledMs, result.settledMs)
+    // What they are in the middle of tells nothing more.
+    if (total.failed.length >= enough) for (const child of children) child.kill()
   }
   const order = (child: ChildProcess): boolean => {
     if (next >= end || total.failed.length >= enough) return false
@@ -65,13 +68,14 @@ export async function runSeeds(options: PoolOptions): Promise<PoolResult> {
     return true
   }
   const processes = Math.min(options.processes ?? availableParallelism(), Math.ceil(count / AT_ONCE))
-  await Promise.all(Array.from({ length: processes }, () => runProcess(options.mutation, order, take)))
+  await Promise.all(Array.from({ length: processes }, () => runProcess(options.mutation, children, order, take)))
   total.failed.sort((a, b) => a.seed - b.seed)
   return total
 }
 
 function runProcess(
   mutation: string | undefined,
+  children: Set<ChildProcess>,
   order: (child: ChildProcess) => boolean,
   take: (result: RunResult) => void
 ): Promise<void> {
@@ -81,13 +85,15 @@ function runProcess(
       execArgv,
       stdio: 'inherit'
     })
+    children.add(child)
     child.on('message', (message: RunResult | 'ready' | 'done') => {
+      if (child.killed) return
       if (typeof message === 'object') take(message)
       else if (!order(child)) child.disconnect()
     })
     child.once('error', reject)
     child.once('exit', (code) =>
-      code === 0 ? resolve() : reject(new Error(`a simulating process ended with ${code}`))
+      code === 0 || child.killed ? resolve() : reject(new Error(`a simulating process ended with ${code}`))
     )
   })
 }

@@ -4,7 +4,8 @@ import { runSeeds } from './pool.ts'
 /** A whole run of the tests takes ten thousand; one by a pattern a part of them. */
 const SEEDS = Number(process.env.SIMULATION_SEEDS ?? 300)
 
-jest.setTimeout(1_200_000)
+// It has what the others leave of the processor.
+jest.setTimeout(3_600_000)
 
 describe('the simulation', () => {
   test('the same seed makes the same run, in whatever process and after whatever seeds', async () => {
