@@ -6,7 +6,7 @@
  *   25 s   what was cut has been handed back, or its lease runs out; one last call may wait for its answer until 30 s
  *   30 s   confirmations are recorded, databases and connections closed; a process that still runs ends itself with 1
  *
- * Over one connection to a near server four parts of 16 MiB travel side by side, and fewer once these took over 10 s
+ * Over one connection to a near server up to four parts of 16 MiB travel side by side, and fewer once these took over 10 s
  * (`drivers/lanes.ts`). So a part is read again only where less than 0.8 MiB a second gets through, or where it became so
  * slow, below 3 MiB a second, right before the stop.
  */

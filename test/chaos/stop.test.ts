@@ -82,7 +82,7 @@ describe('SIGTERM', () => {
     const received = backends.proxy!.received
     backends.proxy!.throttle(16 * MiB)
     await put('handed-over', 400 * MiB)
-    // Of parts of 16 MiB four at a time: the third four would be begun within two seconds.
+    // Parts of 16 MiB, up to four at a time: the next ones would be begun within seconds.
     await waitFor(() => backends.proxy!.received > received + 100 * MiB, { what: 'the copy', everyMs: 20, explain })
     const worker = (await recordOf('handed-over')).history.at(-1).worker
     const member = fleet.members.find(
