@@ -45,10 +45,17 @@ export interface S3ClientOptions {
   secretKey: string
   /** How long the store may be silent; 30,000 by default. */
   silenceMs?: number
+  /** How long a socket is kept for the next request; 10,000 by default. */
+  idleMs?: number
 }
 
 /** Parts of every file of a worker share these. */
 const maxSockets = 64
+/**
+ * MinIO closes a socket that was idle for 30 s, others sooner. A conditional request that meets that moment is not sent
+ * again, since it may have been done, so the socket is left before.
+ */
+const usualIdleMs = 10_000
 /** A store that does not answer `Expect: 100-continue` is sent the body after this, as RFC 9110 10.1.1 advises. */
 const continueMs = 1000
 const sliceBytes = 256 * 1024
@@ -79,7 +86,8 @@ export class S3Client {
     this.#options = options
     this.#endpoint = new URL(options.endpoint)
     this.#transport = this.#endpoint.protocol === 'https:' ? https : http
-    this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets })
+    // Of Node's agent this ends idle sockets only.
+    this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets, timeout: options.idleMs ?? usualIdleMs })
   }
 
   /** Sends and reads the whole answer. */

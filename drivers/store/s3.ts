@@ -28,6 +28,8 @@ export interface S3Options {
   publicUrl?: string
   /** How long the store may be silent before STORE_UNAVAILABLE; 30,000 by default. */
   silenceMs?: number
+  /** How long a socket is kept for the next request; 10,000 by default. */
+  idleMs?: number
 }
 
 const MiB = 1024 * 1024

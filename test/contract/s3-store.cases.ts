@@ -132,6 +132,24 @@ export function s3FaultCases(name: string, start: () => Promise<S3Server>): void
       await stop()
     })
 
+    test('a socket is left after its idle time, before the store would close it, and never while an answer is awaited', async () => {
+      const closed = Promise.withResolvers<void>()
+      let sockets = 0
+      const { endpoint, stop } = await listen((socket) => {
+        sockets++
+        socket.on('close', () => closed.resolve())
+        const answer = () => socket.write('HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n')
+        socket.on('data', () => setTimeout(answer, 300))
+      })
+      const store = s3Store(optionsOf({ endpoint, idleMs: 100 }))
+      expect(await store.head('x')).toBeNull()
+      await closed.promise
+      expect(await store.head('x')).toBeNull()
+      expect(sockets).toBe(2)
+      await store.close()
+      await stop()
+    })
+
     test.each([
       [503, 'SlowDown', 'STORE_UNAVAILABLE'],
       [507, 'XMinioStorageFull', 'STORE_FULL'],
