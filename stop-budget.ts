@@ -7,8 +7,8 @@
  *   30 s   confirmations are recorded, databases and connections closed; a process that still runs ends itself with 1
  *
  * Over one connection to a near server up to four parts of 16 MiB travel side by side, and fewer once these took over 10 s
- * (`drivers/lanes.ts`). So a part is read again only where less than 0.8 MiB a second gets through, or where it became so
- * slow, below 3 MiB a second, right before the stop.
+ * (`drivers/lanes.ts`). They have to be read and stored within the 22 s, for which 3 MiB a second are the least. Where a
+ * process gets less done, as on a machine with twenty times the work that it has cores for, what was cut is read again.
  */
 export const STOP_MS = 30_000
 
