@@ -25,6 +25,8 @@ const NEAR_LANES = 2
 const NEAR_MS = 5
 /** A lane that carries less waits for the server's storage or for the line, where more of them may bring more. */
 const SLOW_BYTES_PER_SECOND = 100e6
+/** A shorter range, the last of a file, tells more of its OPEN than of how fast a lane is. */
+const TELLING_BYTES = 4 * 1024 * 1024
 /** A range should not be on its way for longer: less than half of what a stop leaves it. */
 const SLOW_MS = 10_000
 /** Half of them at once should need half the time; with more than three quarters of it they do not share. */
@@ -106,7 +108,8 @@ export class Lanes {
       this.#admit()
     }
     const asked = (bytes: number) => {
-      if (isHeld && bytes * 1000 < SLOW_BYTES_PER_SECOND * (this.#nowMs() - beganMs)) this.#addOne()
+      const isSlow = bytes * 1000 < SLOW_BYTES_PER_SECOND * (this.#nowMs() - beganMs)
+      if (isHeld && isSlow && bytes >= TELLING_BYTES) this.#addOne()
       giveBack()
     }
     const done = () => {

@@ -93,6 +93,10 @@ describe('Lanes', () => {
     nowMs += 100
     fast.asked(16e6)
     fast.done()
+    const short = await lanes.take(never)
+    nowMs += 100
+    short.asked(1e6)
+    short.done()
     const slow = await lanes.take(never)
     const second = taking(lanes)
     await settled()
