@@ -278,17 +278,23 @@ export function claimAfterUpload(file: FileRecord, now: number): FileRecord | nu
   return afterUpload ? { ...file, afterUpload } : null
 }
 
-/** How the step ended; null when the worker no longer holds it. Never changes the file's state. */
+/**
+ * How the step ended; null when the worker no longer holds it. Never changes the file's state. `scanEpoch`: of the server,
+ * read after the step. That scan and those before it may have listed the source while it was there, and are not believed
+ * about its name any more; the next one is.
+ */
 export function endAfterUpload(
   file: FileRecord,
   epoch: number,
   outcome: AfterUploadOutcome,
   now: number,
-  random: number
+  random: number,
+  scanEpoch = 0
 ): FileRecord | null {
   if (file.afterUpload?.status !== 'due' || file.afterUpload.epoch !== epoch) return null
   const { state, released, why } = endStep(file.afterUpload, outcome, now, random)
-  const next = { ...file, afterUpload: state, released: file.released || released, updatedAt: now }
+  const seenEpoch = released ? Math.max(file.seenEpoch, scanEpoch + 1) : file.seenEpoch
+  const next = { ...file, afterUpload: state, released: file.released || released, seenEpoch, updatedAt: now }
   return why === null ? next : enter(next, { status: file.status, worker: null }, now, why)
 }
 

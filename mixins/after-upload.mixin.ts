@@ -55,10 +55,12 @@ export const afterUploadMixin: Partial<ServiceSchema> = {
   methods: {
     async clearBatch({ serverId, steps }: Batch, until: number): Promise<void> {
       const open = new Map(steps.map((step) => [step.id, step]))
-      const end = (step: AfterUploadStep, outcome: AfterUploadOutcome) => ({ id: step.id, epoch: step.epoch, outcome })
+      const end = ({ id, epoch }: AfterUploadStep, outcome: AfterUploadOutcome) => ({ id, epoch, outcome })
+      const call = <R>(action: string, params: object): Promise<R> =>
+        persistently(REPORT_FOR_MS, () => this.broker.call(action, params))
       const report = async (ends: object[]) => {
         if (ends.length === 0) return
-        await persistently(REPORT_FOR_MS, () => this.broker.call('files.endAfterUploads', { ends }))
+        await call('files.endAfterUploads', { ends })
       }
       const handBack = (outcome: AfterUploadOutcome) => report([...open.values()].map((step) => end(step, outcome)))
 
@@ -77,7 +79,8 @@ export const afterUploadMixin: Partial<ServiceSchema> = {
           const roots = await resolveRoots(sftp, order.policy.roots)
           await clearSources(sftp, order.policy, roots, steps, hold, async (step, outcome) => {
             open.delete(step.id)
-            await report([end(step, outcome)])
+            const scanEpoch = await call<number>('servers.scanEpoch', { id: serverId })
+            await report([{ ...end(step, outcome), scanEpoch }])
           })
         })
         await handBack({ kind: 'deferred', error: null, waitMs: 0 })

@@ -267,9 +267,12 @@ export function filesService(config: Config): ServiceSchema {
       /** How steps after the upload ended; those that are not held any more are left alone. */
       endAfterUploads: {
         params: { ends: { type: 'array', items: { type: 'object' } } },
-        async handler(this: any, ctx: Context<{ ends: (Hold & { outcome: AfterUploadOutcome })[] }>) {
-          await this.records.changeEach(ctx.params.ends, (file: FileRecord, { epoch, outcome }: any) =>
-            machine.endAfterUpload(file, epoch, outcome, Date.now(), Math.random())
+        async handler(
+          this: any,
+          ctx: Context<{ ends: (Hold & { outcome: AfterUploadOutcome; scanEpoch?: number })[] }>
+        ) {
+          await this.records.changeEach(ctx.params.ends, (file: FileRecord, { epoch, outcome, scanEpoch }: any) =>
+            machine.endAfterUpload(file, epoch, outcome, Date.now(), Math.random(), scanEpoch)
           )
         }
       },

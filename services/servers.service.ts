@@ -132,6 +132,15 @@ export function serversService(config: Config): ServiceSchema {
         }
       },
 
+      /** The number of its newest scan, which may be under way; 0 of a server that is not there. */
+      scanEpoch: {
+        params: byId,
+        async handler(this: any, ctx: Context<{ id: string }>): Promise<number> {
+          const [server] = await this.collection.find({ _id: ctx.params.id }, { limit: 1, omit: ['secrets'] })
+          return server?.scanEpoch ?? 0
+        }
+      },
+
       list: {
         handler(this: any) {
           return this.collection.find({ deletedAt: null }, { sort: { name: 1 } })

@@ -795,6 +795,18 @@ describe('after the upload', () => {
     }
   })
 
+  test('a scan that may have listed the file before it was deleted makes no version of it, the next one does', () => {
+    const taken = done(machine.claimAfterUpload(announcedFile(), start))
+    const end = (outcome: AfterUploadOutcome) =>
+      done(machine.endAfterUpload(taken, taken.afterUpload!.epoch, outcome, start, 0, 12))
+    for (const outcome of [{ kind: 'deleted' }, { kind: 'gone' }] as const) {
+      expect(observe(end(outcome), seen, { ...rules, scanEpoch: 12 }, start)).toEqual({ kind: 'nothing' })
+      const next = observe(end(outcome), seen, { ...rules, scanEpoch: 13 }, start)
+      expect(next).toMatchObject({ kind: 'insert', record: { version: 2, seenEpoch: 13 } })
+    }
+    expect(end({ kind: 'deferred', error: null, waitMs: 5 }).seenEpoch).toBe(taken.seenEpoch)
+  })
+
   test('what is tried again or has failed is not a new version, and an operator tries it again', () => {
     let file = announcedFile()
     expect(observe(file, seen, rules, start)).toEqual({ kind: 'nothing' })
