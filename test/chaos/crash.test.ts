@@ -1,9 +1,9 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { LEASE_MS } from '../../domain/file-record.ts'
+import { LEASE_MS, SKEW_MS } from '../../domain/file-record.ts'
+import { planParts } from '../../domain/ranges.ts'
 import type { ObjectStore, StoredObject } from '../../drivers/store/store.ts'
-import { SELF_STOP_MS } from '../../workers/drain.ts'
 import { checkEverything } from '../support/checker.ts'
 import type { Consumer } from '../support/consumer.ts'
 import { type Backends, directStore, type Longshore, waitFor } from '../support/longshore.ts'
@@ -20,8 +20,10 @@ const OVERHEAD_BYTES = 256 * KiB
 /** Three batches and more. */
 const LISTED_FILES = 1_600
 const LISTING_BYTES_A_SECOND = 32 * KiB
-/** So that the copy takes half a minute. */
-const SERVED_BYTES_A_SECOND = 3 * MiB
+/** One part: the end of another one would renew the lease of its file too. */
+const SERVED_BYTES = 16 * MiB
+/** So that it would take a minute; it is let go when the API has been gone for longer than a lease. */
+const SERVED_BYTES_A_SECOND = 256 * KiB
 const KILLED = { code: null, signal: 'SIGKILL' }
 
 /** When its process had been killed: what had come from the server, what was stored, and what the record said. */
@@ -41,6 +43,8 @@ let store: ObjectStore
 let places: Places
 let slow: FaultyProxy | null = null
 let announcedWithoutApi: string[] = []
+/** When the API was gone, by this machine's clock, in ms. */
+let apiKilledAt = 0
 
 beforeAll(async () => {
   world = await startWorld()
@@ -93,18 +97,21 @@ async function killedInListing(): Promise<Listing> {
 }
 
 /**
- * The API is killed while a copy is under way that takes longer than a worker waits for its lease, and comes back when that
- * and `files` others have been announced, and one that came meanwhile.
+ * The API is killed while a part is under way, which does not end before the file's lease would have run out, and comes
+ * back when that file and `files` others have been announced, and one that came meanwhile.
  */
 async function withoutApi(served: Place, files: number): Promise<void> {
   const watched = join(backends.root, 'watched')
   await mkdir(watched)
   const policy = { roots: [watched], interval: 1, settle: { checks: 1, seconds: 0 } }
   await longshore.api.post('/servers', backends.server({ name: 'watched', ...policy }))
-  await served.received(LARGE_BYTES / 8)
+  await served.received(MiB)
   await processesOf('api')[0]!.stop('SIGKILL')
+  apiKilledAt = Date.now()
   await longshore.add('scanner')
   await writeFile(join(watched, 'meanwhile'), 'nobody asked for it')
+  await waitFor(() => Date.now() > apiKilledAt + LEASE_MS + SKEW_MS, { what: 'a lease to run out' })
+  served.proxy.throttle(null)
   const announced = () => [...new Set(consumer.messages.map(({ event }) => event.data.serverName))]
   // The listed folder is one more.
   const isAll = () => announced().includes('watched') && announced().length === files + 3
@@ -136,7 +143,7 @@ describe('a process that is killed', () => {
     storedLarge = await crashAt(await places.add('stored-large', LARGE_BYTES), 'transfer', 'after-complete=crash')
     claimed = await crashAt(await places.add('claimed', 100 * KiB), 'transfer', 'after-claim=crash')
     betweenParts = await crashAt(await places.add('between-parts', LARGE_BYTES), 'transfer', 'between-parts=crash@2')
-    served = await places.add('served', LARGE_BYTES, SERVED_BYTES_A_SECOND)
+    served = await places.add('served', SERVED_BYTES, SERVED_BYTES_A_SECOND)
     await waitFor(() => served.file(), { what: 'its record', explain: longshore.output })
     listed = await killedInListing()
     await longshore.add('transfer')
@@ -209,9 +216,11 @@ describe('a process that is killed', () => {
   test('and serves the API stops no copy', async () => {
     expect(announcedWithoutApi).toEqual(expect.arrayContaining(['served', 'watched']))
     expect(await served.statuses()).toEqual(['pending', 'downloading', 'uploaded', 'notified'])
-    const [copying, uploaded] = (await served.file()).history.slice(1).map(({ at }: Json) => Date.parse(at))
-    expect(uploaded - copying).toBeGreaterThan(SELF_STOP_MS)
-    expect(served.proxy.received).toBeLessThan(LARGE_BYTES * 1.01 + OVERHEAD_BYTES)
+    // All that kept its lease came after the end of the API: renewals, and no part that ended.
+    expect(planParts(SERVED_BYTES, store.limits)).toMatchObject({ count: 1 })
+    const { at } = (await served.file()).history.find(({ status }: Json) => status === 'uploaded')
+    expect(Date.parse(at) - apiKilledAt).toBeGreaterThan(LEASE_MS)
+    expect(served.proxy.received).toBeLessThan(SERVED_BYTES * 1.01 + OVERHEAD_BYTES)
   })
 
   test('leaves one object, one record and one id of a message for each file', async () => {
