@@ -2,6 +2,7 @@
  * Looks for what nobody should hold any more: leases and slots that ended and were neither given back nor taken over,
  * connections without a slot, and files that are still open on the SFTP server.
  */
+import { existsSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FileRecord } from '../../domain/file-record.ts'
@@ -26,7 +27,7 @@ export function forgotten({ servers, files }: Kept, now: number): string[] {
   const isPast = (until: number | undefined) => until !== undefined && until > 0 && until < now - FORGOTTEN_MS
   const ofServers = servers.flatMap(({ name, slots, state, scanLeaseUntil, removal }) => [
     ...slots
-      .filter(({ until }) => isPast(until))
+      .filter(({ until, holder }) => isPast(until) && !wasKilled(holder))
       .map(({ kind, holder }) => `${name}: a slot of ${holder} for a ${kind} was left`),
     ...(state === 'active' && isPast(scanLeaseUntil) ? [`${name}: the lease of a scan was left`] : []),
     ...(isPast(removal?.dueAt) ? [`${name}: its removal was left`] : [])
@@ -37,6 +38,12 @@ export function forgotten({ servers, files }: Kept, now: number): string[] {
     ...(isPast(afterUpload?.leaseUntil) ? [`${path}: the lease of the step after its upload was left`] : [])
   ])
   return [...ofServers, ...ofFiles]
+}
+
+/** What a dead process held of a server that nobody visits stays written until the next visit, and counts for nothing. */
+function wasKilled(holder: string): boolean {
+  const [, pid] = /-(\d+)\/\w+$/.exec(holder) ?? []
+  return pid !== undefined && !existsSync(`/proc/${pid}`)
 }
 
 /**

@@ -22,6 +22,15 @@ describe('the checker of what is held', () => {
     expect(forgotten({ servers: [serverOf(), busy], files: [fileOf(), held] }, now)).toEqual([])
   })
 
+  test('says nothing of a slot of a process that is dead, unlike of one that forgot it', () => {
+    const of = (pid: number) => {
+      const slots = [{ id: 's', holder: `node-${pid}/transfer`, kind: 'transfer', until: over }]
+      return forgotten({ servers: [serverOf({ slots })], files: [] }, now)
+    }
+    expect(of(2 ** 30)).toEqual([])
+    expect(of(process.pid)).toHaveLength(1)
+  })
+
   test.each<[string, { server?: object; file?: object }]>([
     [
       'acme: a slot of w for a transfer was left',
