@@ -5,12 +5,12 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import type { FileRecord } from '../../domain/file-record.ts'
 import { copyFile } from '../../drivers/copy.ts'
-import { connectSftp } from '../../drivers/sftp/connection.ts'
 import type { Sftp } from '../../drivers/sftp/sftp.ts'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import { Bucket } from '../../workers/bandwidth.ts'
+import { claimedFile, copyJob } from '../support/copy-job.ts'
 import { type Backends, type Longshore, startBackends, startLongshore } from '../support/longshore.ts'
-import { type Sshd, startSshd } from '../support/openssh.ts'
+import { connectTo, type Sshd, startSshd } from '../support/openssh.ts'
 import { temporaryFolder } from '../support/process.ts'
 import { type FaultyProxy, startProxy } from '../support/proxy.ts'
 import type { Json } from '../support/rest.ts'
@@ -41,15 +41,8 @@ describe('a connection with a limit', () => {
     await folder?.remove()
   })
   const connect = async (pace: Bucket, timeoutMs = 30_000, port = sshd.port) => {
-    const { host, username, privateKey } = sshd
-    const options = { verifyHostKey: async () => {}, resolveAddress: async (name: string) => name }
-    sftp = await connectSftp({ host, port, username, privateKey }, { ...options, pace, timeoutMs })
+    sftp = await connectTo({ ...sshd, port }, { pace, timeoutMs })
     return sftp
-  }
-  const recordOf = async (path: string): Promise<FileRecord> => {
-    const { size, mtime } = await stat(path)
-    const of = { _id: 'id', path, size, mtime: Math.floor(mtime.getTime() / 1000) * 1000, version: 1, epoch: 1 }
-    return { ...of, reservedKey: 'copy', upload: null } as FileRecord
   }
   async function copy(
     connection: Sftp,
@@ -59,17 +52,7 @@ describe('a connection with a limit', () => {
     folder = await temporaryFolder('bandwidth')
     const store = filesystemStore({ folder: folder.path, bucket: 'bandwidth' })
     await store.ensureReady()
-    const nothing = { keepUpload: async () => {}, stillOurs: async () => {}, onKept: () => {}, onBytes: () => {} }
-    const stays = { isLeaving: () => false }
-    const job = {
-      file,
-      checksum: 'crc32' as const,
-      signal: new AbortController().signal,
-      ...nothing,
-      ...stays,
-      ...more
-    }
-    const outcome = await copyFile(connection, store, job)
+    const outcome = await copyFile(connection, store, copyJob(file, more))
     return { outcome, object: await store.head('copy') }
   }
 
@@ -83,7 +66,7 @@ describe('a connection with a limit', () => {
     const start = performance.now()
     const onBytes = (bytes: number) => arrived.push({ at: performance.now() - start, bytes })
     const seen = sizeBytes > 5 * MIB ? onBytes : () => {}
-    const { outcome } = await copy(connection, await recordOf(path), { onBytes: seen })
+    const { outcome } = await copy(connection, await claimedFile(path), { onBytes: seen })
     const seconds = (performance.now() - start) / 1000
     expect(outcome).toMatchObject({ kind: 'stored', object: { size: sizeBytes } })
     expect(sizeBytes / seconds).toBeLessThan(bytesPerSecond * 1.05)
@@ -102,7 +85,7 @@ describe('a connection with a limit', () => {
     const connection = await connect(new Bucket(64 * KIB), 700)
     const cancel = new AbortController()
     const arrived: number[] = []
-    const copying = copy(connection, await recordOf(path), { signal: cancel.signal, onBytes: () => arrived.push(1) })
+    const copying = copy(connection, await claimedFile(path), { signal: cancel.signal, onBytes: () => arrived.push(1) })
     const failed = copying.catch((error: unknown) => error)
     // A block takes two seconds: three times as long as silence may last.
     await Promise.race([waitFor(() => arrived.length >= 3, { what: 'three blocks' }), failed])
@@ -121,12 +104,12 @@ describe('a connection with a limit', () => {
       const connection = await connect(new Bucket(null), silenceMs, proxy.port)
       proxy.throttle(384 * KIB)
       const start = performance.now()
-      expect((await copy(connection, await recordOf(path), {})).outcome).toMatchObject({ kind: 'stored' })
+      expect((await copy(connection, await claimedFile(path), {})).outcome).toMatchObject({ kind: 'stored' })
       expect(performance.now() - start).toBeGreaterThan(6 * silenceMs)
 
       await folder?.remove()
       const arrived: number[] = []
-      const again = copy(connection, await recordOf(path), { onBytes: () => arrived.push(1) })
+      const again = copy(connection, await claimedFile(path), { onBytes: () => arrived.push(1) })
       const failed = again.catch((error: unknown) => error)
       await waitFor(() => arrived.length > 0, { what: 'the first bytes' })
       proxy.blackhole()
@@ -142,7 +125,7 @@ describe('a connection with a limit', () => {
     const path = await newFile('owned', 10)
     await chmod(path, 0o640)
     const { uid, gid, mtimeMs } = await stat(path)
-    const { object } = await copy(await connect(new Bucket(null)), await recordOf(path), {})
+    const { object } = await copy(await connect(new Bucket(null)), await claimedFile(path), {})
     expect(object?.metadata).toMatchObject({
       'longshore-size': '10',
       'longshore-mtime': String(Math.floor(mtimeMs / 1000) * 1000),

@@ -12,6 +12,7 @@ import { S3Client } from '../../drivers/store/s3-request.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
 import { Drain, type DrainPorts } from '../../workers/drain.ts'
 import { MemoryBudget } from '../../workers/memory-budget.ts'
+import { copyJob } from '../support/copy-job.ts'
 import { type MemorySource, memorySource, memorySourceMtime } from '../support/memory-source.ts'
 import { type S3Server, startMinio } from '../support/minio.ts'
 import { type S3Fault, type S3Operation, type S3Proxy, startS3Proxy } from '../support/s3-proxy.ts'
@@ -58,19 +59,10 @@ function claimed(more: Partial<FileRecord> = {}): FileRecord {
 }
 
 function jobOf(file: FileRecord, more: Partial<CopyJob> = {}): CopyJob {
-  return {
-    file,
-    checksum: 'crc32',
-    signal: new AbortController().signal,
-    keepUpload: async (upload: UploadState | null) => {
-      file.upload = upload && structuredClone(upload)
-    },
-    stillOurs: async () => undefined,
-    onBytes: () => undefined,
-    onKept: () => undefined,
-    isLeaving: () => false,
-    ...more
+  const keepUpload = async (upload: UploadState | null) => {
+    file.upload = upload && structuredClone(upload)
   }
+  return copyJob(file, { keepUpload, ...more })
 }
 
 /** How a worker's stay at the server ends for this one file. */

@@ -7,6 +7,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import ssh2 from 'ssh2'
 import { newSshKey } from '../../demo/ssh-key.ts'
+import { connectSftp } from '../../drivers/sftp/connection.ts'
+import type { ConnectOptions, Sftp } from '../../drivers/sftp/sftp.ts'
 import { freePort } from './ports.ts'
 import { onPath, startProcess, stopWithSessions, temporaryFolder } from './process.ts'
 
@@ -87,6 +89,13 @@ export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
     await remove()
     throw error
   }
+}
+
+/** A connection as its user; the port may be that of a proxy. */
+export function connectTo(sshd: Sshd, more: Partial<ConnectOptions> = {}): Promise<Sftp> {
+  const { host, port, username, privateKey } = sshd
+  const trusting = { verifyHostKey: async () => {}, resolveAddress: async (name: string) => name }
+  return connectSftp({ host, port, username, privateKey }, { ...trusting, ...more })
 }
 
 const READS = 'reads.log'
