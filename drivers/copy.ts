@@ -234,7 +234,8 @@ class Copy {
   async #large(): Promise<Outcome> {
     const plan = planParts(this.#file.size, this.#store.limits)
     if (!plan) throw new IngestError('FILE_TOO_LARGE', `${this.#file.size} bytes do not fit the store's parts`)
-    const seen = await this.#sftp.stat(this.#file.path)
+    const { signal } = this.#job
+    const seen = await this.#sftp.stat(this.#file.path, { signal })
     this.#holdAgainst(seen)
     Object.assign(this.#metadata, ownerOf(seen))
     // Where another worker has stored the file meanwhile, none is begun: nobody would come back for it.
@@ -242,12 +243,12 @@ class Copy {
     const upload = await this.#upload.open(plan, () => this.#conditionally(begin, () => null))
     const holdAgainst = (seen: Attributes) => this.#holdAgainst(seen)
     await new RangeCopy({ sftp: this.#sftp, store: this.#store, job: this.#job, plan, upload, holdAgainst }).run()
-    this.#holdAgainst(await this.#sftp.stat(this.#file.path))
+    this.#holdAgainst(await this.#sftp.stat(this.#file.path, { signal }))
     const parts = upload.parts.toSorted((a, b) => a.number - b.number)
     const sum = crc32Of(parts)
     this.#holdAgainstRecord(sum)
     await this.#job.stillOurs()
-    const options = { parts, sizeBytes: this.#file.size, crc32: sum, signal: this.#job.signal }
+    const options = { parts, sizeBytes: this.#file.size, crc32: sum, signal }
     const complete = (condition: Condition) =>
       this.#store.completeUpload(this.#key, upload.uploadId!, { ...options, condition })
     const object = await this.#write(complete).catch(async (error: IngestError) => {

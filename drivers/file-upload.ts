@@ -14,6 +14,7 @@ import type { ObjectStore } from './store/store.ts'
 /** Of the copy that the upload is a part of. */
 interface Job {
   file: FileRecord
+  signal: AbortSignal
   keepUpload(upload: UploadState | null): Promise<void>
   stillOurs(): Promise<void>
 }
@@ -35,11 +36,12 @@ export class FileUpload {
 
   /** Goes on with the upload of a worker before us, when the source is still the same; else begins one. */
   async open(plan: PartPlan, begin: () => Promise<string>): Promise<UploadState> {
-    const { upload: kept, size, mtime } = this.#job.file
+    const { file, signal } = this.#job
+    const { upload: kept, size, mtime } = file
     const same = kept?.uploadId && kept.size === size && kept.mtime === mtime && kept.partBytes === plan.partBytes
     if (kept && same) {
       try {
-        const there = await this.#store.listParts(this.#key, kept.uploadId!)
+        const there = await this.#store.listParts(this.#key, kept.uploadId!, signal)
         const whole = there.filter((part) => part.crc32 && part.sizeBytes === partRange(plan, size, part.number).length)
         return { ...kept, parts: whole }
       } catch (error) {

@@ -58,7 +58,9 @@ export class RangeCopy {
       await this.#keeping
       if (!this.#stop.signal.aborted) await this.#lookAgain().catch((error) => this.#fail(error))
     } finally {
-      await this.#close()
+      const closed = this.#close()
+      // Whoever gave the copy up does not wait for a server that may have fallen silent.
+      if (!this.#signal.aborted) await closed
     }
     // The first failure is the cause; the others follow from it.
     if (this.#stop.signal.aborted) throw this.#stop.signal.reason
@@ -107,10 +109,10 @@ export class RangeCopy {
     const { sftp, job, holdAgainst } = this.#options
     const handle = await sftp.open(job.file.path, { channel, signal: this.#signal })
     try {
-      holdAgainst(await handle.stat())
+      holdAgainst(await handle.stat({ signal: this.#signal }))
       return handle
     } catch (error) {
-      await handle.close().catch(() => undefined)
+      void handle.close().catch(() => undefined)
       throw error
     }
   }
@@ -118,7 +120,8 @@ export class RangeCopy {
   /** Each handle before it is closed: one that was opened after the file was renamed over would show another file. */
   async #lookAgain(): Promise<void> {
     const handles = await Promise.all(this.#handles.values())
-    for (const seen of await Promise.all(handles.map((handle) => handle.stat()))) this.#options.holdAgainst(seen)
+    const looks = handles.map((handle) => handle.stat({ signal: this.#signal }))
+    for (const seen of await Promise.all(looks)) this.#options.holdAgainst(seen)
   }
 
   async #close(): Promise<void> {

@@ -121,8 +121,6 @@ export class Drain {
     this.leave()
     this.#isHandingBack = true
     for (const { hasBegun, abort } of this.copying.values()) if (!hasBegun) abort.abort(notBegun())
-    // They need not wait for a place to go back.
-    for (const begin of this.#forPlace.splice(0)) begin()
   }
 
   /** The same until `goOn`. A stay that has claimed nothing yet claims once, so that no connection is made for nothing. */
@@ -216,14 +214,15 @@ export class Drain {
   async #turnOf(file: FileRecord, signal: AbortSignal): Promise<() => void> {
     signal.throwIfAborted()
     const lane = file.size <= SMALL_FILE_BYTES ? 'short' : 'long'
-    this.#waiting++
+    const heldBytes = heldBytesOf(file.size, this.#sftp)
     let giveBytes = () => {}
+    this.#waiting++
     try {
-      await this.#place()
-      giveBytes = await this.#options.memory.take(heldBytesOf(file.size, this.#sftp), lane, signal)
-    } catch (error) {
-      this.#givePlace()
-      throw error
+      await this.#place(signal)
+      giveBytes = await this.#options.memory.take(heldBytes, lane, signal).catch((error: unknown) => {
+        this.#givePlace()
+        throw error
+      })
     } finally {
       this.#waiting--
     }
@@ -236,9 +235,22 @@ export class Drain {
     }
   }
 
-  async #place(): Promise<void> {
+  /** Rejects with the signal's reason. */
+  async #place(signal: AbortSignal): Promise<void> {
     if (this.#places-- > 0) return
-    await new Promise<void>((begin) => this.#forPlace.push(begin))
+    await new Promise<void>((resolve, reject) => {
+      const begin = () => {
+        signal.removeEventListener('abort', abort)
+        resolve()
+      }
+      const abort = () => {
+        this.#forPlace.splice(this.#forPlace.indexOf(begin), 1)
+        this.#places++
+        reject(signal.reason)
+      }
+      signal.addEventListener('abort', abort, { once: true })
+      this.#forPlace.push(begin)
+    })
   }
 
   #givePlace(): void {

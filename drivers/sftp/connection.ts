@@ -107,8 +107,9 @@ class Connection implements Sftp {
     return this.#request<string>('resolve', path, (done) => this.#main.realpath(path, done))
   }
 
-  async stat(path: string): Promise<Attributes> {
-    return toAttributes(await this.#request<Attributes>('stat', path, (done) => this.#main.stat(path, done as never)))
+  async stat(path: string, options: { signal?: AbortSignal } = {}): Promise<Attributes> {
+    const ask = (done: unknown) => this.#main.stat(path, done as never)
+    return toAttributes(await this.#request<Attributes>('stat', path, ask, options))
   }
 
   async lstat(path: string): Promise<Attributes> {

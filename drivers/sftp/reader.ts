@@ -33,9 +33,10 @@ export class RemoteFile implements SftpFile {
     this.#file = file
   }
 
-  async stat(): Promise<Attributes> {
+  async stat({ signal }: { signal?: AbortSignal } = {}): Promise<Attributes> {
     const { operations, sftp, handle, path } = this.#file
     const raw = await operations.run<Parameters<typeof toAttributes>[0]>((done) => sftp.fstat(handle, done), {
+      signal,
       translate: (error) => requestError(error, 'stat', path),
       onTimeout: (timeoutMs) => requestTimeout('stat', path, timeoutMs)
     })

@@ -65,7 +65,7 @@ export interface Sftp {
   /** Aborted, with the reason, when the connection ends for whatever cause. */
   readonly closed: AbortSignal
   realpath(path: string): Promise<string>
-  stat(path: string): Promise<Attributes>
+  stat(path: string, options?: { signal?: AbortSignal }): Promise<Attributes>
   lstat(path: string): Promise<Attributes>
   /** Page by page (`.` and `..` left out); the handle is closed even when the consumer stops early. */
   list(path: string): AsyncIterable<Entry[]>
@@ -86,7 +86,7 @@ export type SftpLooks = Pick<Sftp, 'realpath' | 'stat' | 'lstat' | 'list'>
 
 export interface SftpFile {
   /** FSTAT of this handle. */
-  stat(): Promise<Attributes>
+  stat(options?: { signal?: AbortSignal }): Promise<Attributes>
   /**
    * The bytes [start, start + length) in order, in blocks of exactly `readBytes` but for the last, READs pipelined.
    * Throws SOURCE_CHANGED when the file ends early, STALLED after `timeoutMs` without a byte.

@@ -172,12 +172,12 @@ export function s3Store(options: S3Options): ObjectStore {
     }
   }
 
-  async function listParts(key: string, uploadId: string): Promise<StoredPart[]> {
+  async function listParts(key: string, uploadId: string, signal?: AbortSignal): Promise<StoredPart[]> {
     const parts: StoredPart[] = []
     let next: string | null = null
     do {
       const query: Record<string, string> = { uploadId, ...(next === null ? {} : { 'part-number-marker': next }) }
-      const page = parseParts((await client.send({ method: 'GET', key, query })).body)
+      const page = parseParts((await client.send({ method: 'GET', key, query, signal })).body)
       parts.push(...page.parts)
       next = page.next
     } while (next !== null)

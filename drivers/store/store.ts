@@ -78,7 +78,7 @@ export interface ObjectStore {
   createUpload(key: string, metadata: Record<string, string>, condition: Condition): Promise<string>
   uploadPart(key: string, uploadId: string, options: PartOptions): Promise<StoredPart>
   /** Parts that the store already has. STORE_NO_SUCH_UPLOAD when it knows no such upload. */
-  listParts(key: string, uploadId: string): Promise<StoredPart[]>
+  listParts(key: string, uploadId: string, signal?: AbortSignal): Promise<StoredPart[]>
   /** Uploads under way for exactly this key. */
   listUploads(key: string): Promise<{ uploadId: string; initiatedAt: number }[]>
   /** Uploads of the whole bucket under way since before `initiatedBefore` (ms), at most 1,000. */
