@@ -1,0 +1,70 @@
+/** What a consumer is told of the bytes is what common tools make of them, under either policy, on OpenSSH and MinIO. */
+import { execFile } from 'node:child_process'
+import { createWriteStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { type Embedded, startEmbedded } from '../support/embedded.ts'
+import { temporaryFolder } from '../support/process.ts'
+import type { Json } from '../support/rest.ts'
+import { writeSource } from '../support/source-files.ts'
+
+const MiB = 1024 * 1024
+
+let longshore: Embedded
+let folder: Awaited<ReturnType<typeof temporaryFolder>>
+
+beforeAll(async () => {
+  folder = await temporaryFolder('checksums')
+  longshore = await startEmbedded({ store: 'minio' })
+})
+afterAll(async () => {
+  await longshore?.stop()
+  await folder?.remove()
+})
+
+/** The command that docs/message.md shows for this tool, on this file. */
+async function byDocumentedCommand(tool: string, path: string): Promise<string> {
+  const page = await readFile(join(import.meta.dirname, '../../docs/message.md'), 'utf8')
+  const [, command] = new RegExp(`^\\$ (${tool} .*)$`, 'm').exec(page)!
+  const { stdout } = await promisify(execFile)('sh', ['-c', command!.replace('delivery-0057.csv', '"$0"'), path])
+  return stdout.trim().split(/\s/)[0]!
+}
+
+async function announced({ id }: Json): Promise<Json> {
+  const journal = await readFile(join(longshore.longshore.dataDir, 'notifications.ndjson'), 'utf8')
+  const events = journal.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]))
+  return events.find(({ data }: Json) => data.fileId === id)
+}
+
+describe.each([
+  { algorithm: 'crc32', tool: 'gzip', readsBack: false },
+  { algorithm: 'sha256', tool: 'sha256sum', readsBack: true }
+])('a server whose policy is $algorithm', ({ algorithm, tool, readsBack }) => {
+  beforeAll(async () => {
+    const change = await longshore.longshore.api.request('PATCH', '/servers/partner', { checksum: algorithm })
+    expect(change.status).toBe(200)
+  })
+
+  test.each([
+    ['an empty file', 0],
+    ['a file of one PUT', 100_003],
+    ['a file of several parts', 40 * MiB + 7]
+  ])(`has %s announced with what ${tool} makes of the source and of the object`, async (title, sizeBytes) => {
+    const path = `${algorithm}/${title}`
+    const readBefore = longshore.s3!.seen.byOperation.get ?? 0
+    await writeSource(longshore.root, path, sizeBytes)
+    const file = await longshore.becomes(path, 'notified')
+    const readBack = (longshore.s3!.seen.byOperation.get ?? 0) - readBefore
+    expect(readBack).toBe(readsBack && sizeBytes > 5 * MiB ? 1 : 0)
+
+    const copy = join(folder.path, 'object')
+    await pipeline(await longshore.store!.read(file.object.key), createWriteStream(copy))
+    const checksum = { algorithm, value: await byDocumentedCommand(tool, copy) }
+    expect(await byDocumentedCommand(tool, join(longshore.root, path))).toBe(checksum.value)
+    expect(file.object.checksum).toEqual(checksum)
+    expect((await announced(file)).data.checksum).toEqual(checksum)
+  })
+})
