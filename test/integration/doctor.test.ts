@@ -40,7 +40,7 @@ describe('longshore doctor', () => {
   test('finds nothing to mend where every backend answers, and says which bucket is made later', async () => {
     const { code, states, details } = await checksOf(backends.env)
     expect(code).toBe(0)
-    const others = { folder: 'ok', database: 'ok', queue: 'ok', network: 'ok', configuration: 'ok' }
+    const others = { folder: 'ok', database: 'ok', queue: 'ok', network: 'ok', configuration: 'ok', binding: 'ok' }
     expect(states).toMatchObject({ ...others, store: 'warned' })
     expect(details.store).toContain(`no bucket ${backends.bucket} yet`)
     expect(details.database).toBe(
@@ -70,6 +70,13 @@ describe('longshore doctor', () => {
     expect(details.store).toContain('S3_SECRET_KEY')
     expect(details.queue).toContain('AMQP_URL')
     expect(out).not.toContain('canary')
+  })
+
+  test('warns where the native binding cannot be loaded, and says which command mends it', async () => {
+    const { code, states, details } = await checksOf({ NODE_OPTIONS: '--no-addons' })
+    expect(code).toBe(0)
+    expect(states.binding).toBe('warned')
+    expect(details.binding).toMatch(/native binding is not loaded.*run "npm run postinstall"/)
   })
 
   test('reports a wrong variable by its name, in a table too', async () => {

@@ -104,6 +104,17 @@ describe('a data folder that is in use', () => {
     expect(await longshore.api.request('GET', '/health/ready')).toMatchObject({ status: 200 })
   })
 
+  test('says nothing of the native binding where it is loaded, and warns where it is not', async () => {
+    const warning = /WARN.*native binding is not loaded.*run "npm run postinstall"/
+    expect(longshore.output()).not.toMatch(warning)
+    const without = await startLongshore({ env: { NODE_OPTIONS: '--no-addons' } })
+    try {
+      expect(without.output()).toMatch(warning)
+    } finally {
+      await without.stop()
+    }
+  })
+
   test('an API port that is taken ends the start with one line', async () => {
     const other = { DATA_DIR: join(folder.path, 'other'), API_PORT: String(longshore.port) }
     const { code, lines } = await run(other)
