@@ -75,8 +75,9 @@ describe('servers of a higher priority', () => {
   })
 })
 
-describe('a node of its own that listens for server.stopped', () => {
+describe('a node of its own that listens', () => {
   const heard: Json[] = []
+  const progress: Json[] = []
   let listener: ServiceBroker
 
   beforeAll(async () => {
@@ -84,13 +85,19 @@ describe('a node of its own that listens for server.stopped', () => {
       namespace: 'longshore',
       nodeID: 'alarm',
       logger: false,
-      transporter: { type: 'NATS', options: { url: backends.env.TRANSPORTER } }
+      transporter: { type: 'NATS', options: { url: backends.env.TRANSPORTER } },
+      // As often as the others expect them: a node that they take for gone hears nothing.
+      heartbeatInterval: 2,
+      heartbeatTimeout: 6
     })
     listener.createService({
       name: 'alarm',
       events: {
         'server.stopped'(ctx: { params: Json }) {
           heard.push(ctx.params)
+        },
+        'file.progress'(ctx: { params: Json }) {
+          progress.push(ctx.params)
         }
       }
     })
@@ -122,6 +129,36 @@ describe('a node of its own that listens for server.stopped', () => {
     expect(alarmsOf('refusing')).toHaveLength(1)
     await server.stop()
     await folder.remove()
+  })
+
+  test('hears how far a copy has come, as its record says it, and once a second at most', async () => {
+    const sizeBytes = 12 * 1024 * KIB
+    const folder = await newFolder('progress')
+    await writeFile(join(folder, 'large.bin'), Buffer.alloc(sizeBytes))
+    const { id: serverId } = await longshore.api.post(
+      '/servers',
+      backends.server({ ...atOnce, name: 'progress', roots: [folder] })
+    )
+    const recorded = new Map<number, Json>()
+    const { id } = await until('its end', async () => {
+      const [file] = await longshore.api.files('&serverId=progress')
+      if (file?.progress) recorded.set(file.progress.bytes, file.progress)
+      return file?.status === 'notified' ? file : null
+    })
+    const told = progress.filter((one) => one.id === id)
+    const { history } = await longshore.api.get(`/files/${id}`)
+    const [begun, ended] = ['downloading', 'uploaded'].map((status) =>
+      Date.parse(history.find((entry: Json) => entry.status === status).at)
+    )
+    expect(told.length).toBeGreaterThanOrEqual(3)
+    expect(told.length).toBeLessThanOrEqual((ended! - begun!) / 1_000)
+    expect(told.map(({ bytes }) => bytes)).toEqual(told.map(({ bytes }) => bytes).toSorted((a, b) => a - b))
+    expect(recorded.size).toBeGreaterThanOrEqual(2)
+    for (const known of recorded.values()) {
+      expect(told).toContainEqual({ id, serverId, size: sizeBytes, ...known })
+    }
+    // The limit of this worker is 2 MiB a second.
+    for (const { bytesPerSecond } of told.slice(1)) expect(bytesPerSecond).toBeLessThan(2.6 * 1024 * KIB)
   })
 
   test('hears once that a host key changed, before anything secret was shown to it', async () => {
