@@ -67,6 +67,18 @@ describe('OpenSSH with limits', () => {
     expect(await of({ bytesPerSecond: 10e6, take: () => 0, giveBack: () => {} })).toBe(128 * 1024)
   })
 
+  test('agrees on AES-GCM where the server knows it, and on an old cipher only where one is named', async () => {
+    await start({ logLevel: 'DEBUG' })
+    const modern = await connectSftp(targetOf(sshd!), options)
+    await modern.close()
+    expect(sshd!.log()).toMatch(/kex: server->client cipher: aes128-gcm@openssh\.com/)
+    await sshd!.stop()
+    await start({ extraConfig: ['Ciphers aes256-cbc'] })
+    await expect(connectSftp(targetOf(sshd!), options)).rejects.toMatchObject({ type: 'SFTP_PROTOCOL' })
+    const old = await connectSftp({ ...targetOf(sshd!), algorithms: { cipher: ['aes256-cbc'] } }, options)
+    await old.close()
+  })
+
   test('reports a server that opens no session at all', async () => {
     await start({ maxSessions: 0 })
     await expect(connectSftp(targetOf(sshd!), options)).rejects.toMatchObject({ type: 'SFTP_TOO_MANY_SESSIONS' })

@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals'
-import { type Lane, Lanes } from '../../drivers/lanes.ts'
+import { type Lane, Lanes, lanesOf } from '../../drivers/lanes.ts'
+import type { Sftp } from '../../drivers/sftp/sftp.ts'
 
 const never = new AbortController().signal
 
@@ -116,6 +117,19 @@ describe('Lanes', () => {
     const fourth = taking(lanes)
     await settled()
     expect(fourth.lane).toBeNull()
+  })
+})
+
+describe('the lanes of a connection', () => {
+  test.each([
+    { latencyMs: 1, maxChannels: 10, most: 4 },
+    { latencyMs: 20, maxChannels: 10, most: 6 },
+    { latencyMs: 100, maxChannels: 10, most: 10 },
+    { latencyMs: 100, maxChannels: 3, most: 3 }
+  ])('are $most at most over $latencyMs ms where the server opens $maxChannels channels', ({ most, ...server }) => {
+    const sftp = server as Sftp
+    expect(lanesOf(sftp).most).toBe(most)
+    expect(lanesOf(sftp)).toBe(lanesOf(sftp))
   })
 })
 
