@@ -5,6 +5,12 @@ export interface Backoff {
 }
 
 export const FILE_BACKOFF: Backoff = { baseMs: 1000, capMs: 5 * 60_000, maxAttempts: 8 }
+/**
+ * Of connections in a row that ended under one file. A line may be bad for long, and a file that breaks it each time
+ * should break it seldom: two hundred are about two hours. The cap is two leases: the file goes on so soon once the line
+ * is good.
+ */
+export const LOST_CONNECTION_BACKOFF: Backoff = { baseMs: 1000, capMs: 60_000, maxAttempts: 200 }
 export const ANNOUNCEMENT_BACKOFF = { baseMs: 500, capMs: 30_000 }
 
 /**

@@ -4,6 +4,7 @@
  *
  * `blames` says whose failure it is, and so who waits:
  *   file    one file's attempt is used up
+ *   line    the connection ended under a file, by the file's fault or not: no attempt is used up before many in a row
  *   server  the SFTP server cannot be used now: its files wait, no attempt is used up
  *   stop    the server is stopped until an operator mends it (so that accounts are not locked out)
  *   store   the object store: copies wait, no attempt is used up
@@ -15,7 +16,7 @@ const table = {
   SFTP_TIMEOUT: { code: 504, retryable: true, blames: 'server' },
   SFTP_PROTOCOL: { code: 502, retryable: true, blames: 'server' },
   SFTP_TOO_MANY_SESSIONS: { code: 503, retryable: true, blames: 'server' },
-  SFTP_CONNECTION_LOST: { code: 502, retryable: true, blames: 'file' },
+  SFTP_CONNECTION_LOST: { code: 502, retryable: true, blames: 'line' },
   SFTP_AUTH_FAILED: { code: 502, retryable: false, blames: 'stop' },
   SFTP_HOST_KEY_MISMATCH: { code: 502, retryable: false, blames: 'stop' },
   SFTP_NO_SUCH_PATH: { code: 404, retryable: false, blames: 'file' },
@@ -49,7 +50,7 @@ const table = {
   INTERNAL: { code: 500, retryable: true, blames: 'file' }
 } as const satisfies Record<string, { code: number; retryable: boolean; blames: Blame }>
 
-export type Blame = 'file' | 'server' | 'stop' | 'store' | 'queue' | 'caller'
+export type Blame = 'file' | 'line' | 'server' | 'stop' | 'store' | 'queue' | 'caller'
 export type ErrorType = keyof typeof table
 
 /** An error of the table. `code` is an HTTP status; `data` holds no secret; `cause` stays in this process. */

@@ -87,6 +87,8 @@ export interface FileRecord {
   settle: SettleState | null
   seenEpoch: number
   attempts: number
+  /** Connections in a row that ended under its copy before a part was finished. */
+  lostConnections?: number
   epoch: number
   worker: string | null
   /** While somebody copies it, or looks whether it has settled: when that is lost. */
@@ -119,6 +121,8 @@ export const LEASE_MS = 30_000
 export const RENEW_MS = 10_000
 /** Skew allowed between the clocks of two `files` instances. */
 export const SKEW_MS = 5_000
+/** Of a file that is tried from the first attempt on. */
+export const UNTRIED = { attempts: 0, lostConnections: 0 }
 /** Why nothing more is done for a file of a server that was removed. */
 export const SERVER_DELETED = 'server deleted'
 

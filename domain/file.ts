@@ -9,7 +9,7 @@
  * The announcement (outbox) lives in the record, so that `uploaded` and "must be announced" are one write.
  */
 import { type AfterUploadOutcome, claimStep, endStep, makeDue } from './after-upload.ts'
-import { backoffMs, FILE_BACKOFF } from './backoff.ts'
+import { backoffMs, FILE_BACKOFF, LOST_CONNECTION_BACKOFF } from './backoff.ts'
 import type { RecordedError } from './errors.ts'
 import {
   type AnnouncementState,
@@ -19,6 +19,7 @@ import {
   type ObjectInfo,
   SERVER_DELETED,
   SKEW_MS,
+  UNTRIED,
   type UploadState
 } from './file-record.ts'
 import { enter } from './history.ts'
@@ -60,7 +61,8 @@ export function keepUpload(file: FileRecord, epoch: number, upload: UploadState 
   if (!holds(file, epoch)) return null
   const isSame = upload !== null && upload.uploadId !== null && file.upload?.uploadId === upload.uploadId
   const kept = isSame ? { ...upload, parts: joinParts(file.upload!.parts, upload.parts) } : upload
-  return { ...file, upload: kept, leaseUntil: now + LEASE_MS, updatedAt: now }
+  const gotOn = (upload?.parts.length ?? 0) > 0 ? { lostConnections: 0 } : {}
+  return { ...file, ...gotOn, upload: kept, leaseUntil: now + LEASE_MS, updatedAt: now }
 }
 
 /**
@@ -100,6 +102,8 @@ export type Outcome =
   | { kind: 'vanished' }
   /** The attempt is used up; the file waits and is tried again, until the last one. */
   | { kind: 'retry'; error: RecordedError }
+  /** The connection ended under it: no attempt is used up, until it was so too often in a row. */
+  | { kind: 'lost'; error: RecordedError }
   /** Not the file's fault: no attempt is used up. */
   | { kind: 'deferred'; error: RecordedError; waitMs: number }
   /** Trying again would not help. */
@@ -134,7 +138,7 @@ export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: n
         size: outcome.size,
         mtime: outcome.mtime,
         settle,
-        attempts: 0,
+        ...UNTRIED,
         upload: strayOf(file),
         dueAt: now + 1000
       }
@@ -164,18 +168,34 @@ export function finish(file: FileRecord, epoch: number, outcome: Outcome, now: n
         'the key is taken by an object that is not ours'
       )
     }
+    case 'lost':
+      return goOnLater({ ...file, ...free }, outcome.error, now, random)
     case 'retry':
       return retryLater({ ...file, ...free }, outcome.error, now, random)
   }
 }
 
 function retryLater(file: FileRecord, error: RecordedError, now: number, random: number): FileRecord {
-  if (file.attempts >= FILE_BACKOFF.maxAttempts) {
-    if (isRefetching(file)) return backToStored(file, error, now)
-    return enter(file, { status: 'failed', error }, now, error.message)
-  }
+  if (file.attempts >= FILE_BACKOFF.maxAttempts) return giveUp(file, error, now)
   const dueAt = now + backoffMs(FILE_BACKOFF, file.attempts, random)
   return enter(file, { ...again({ dueAt }), status: 'pending', error }, now, error.message)
+}
+
+/** One lost connection does not tell whether the line is bad or the file breaks it: only very many do. */
+function goOnLater(file: FileRecord, error: RecordedError, now: number, random: number): FileRecord {
+  const lostConnections = (file.lostConnections ?? 0) + 1
+  if (lostConnections >= LOST_CONNECTION_BACKOFF.maxAttempts) {
+    const message = `${error.message} It was number ${lostConnections} in a row to end under this file.`
+    return giveUp({ ...file, lostConnections }, { ...error, message }, now)
+  }
+  const dueAt = now + backoffMs(LOST_CONNECTION_BACKOFF, lostConnections, random)
+  const back = { lostConnections, error, attempts: Math.max(0, file.attempts - 1), dueAt }
+  return enter(file, { ...again(back), status: 'pending' }, now, error.message)
+}
+
+function giveUp(file: FileRecord, error: RecordedError, now: number): FileRecord {
+  if (isRefetching(file)) return backToStored(file, error, now)
+  return enter(file, { status: 'failed', error }, now, error.message)
 }
 
 /** A later try has its turn when it is due. */
@@ -208,7 +228,7 @@ export function retry(file: FileRecord, now: number): FileRecord | null {
   }
   const open = file.status === 'failed' || file.status === 'vanished' || file.status === 'pending'
   if (!open) return null
-  const fresh = { attempts: 0, error: null, worker: null }
+  const fresh = { ...UNTRIED, error: null, worker: null }
   // Cancelled, or gone, before it was known to be whole.
   const hasToSettle = file.status !== 'pending' && file.settle === null
   if (hasToSettle) return enter(file, { ...fresh, dueAt: now, status: 'settling' }, now, 'retried')

@@ -8,9 +8,9 @@ const SERVER_WAIT_MS = 10_000
 
 /**
  * null: the worker no longer holds the file and has nothing to say about it.
- * `progressed`: the attempt had finished a part, so that it is not counted.
+ * `isExcused`: the attempt had finished a part, or had not begun, so that it is not counted.
  */
-export function outcomeOf(error: unknown, now: number, progressed = false): Outcome | null {
+export function outcomeOf(error: unknown, now: number, isExcused = false): Outcome | null {
   const type = errorType(error)
   const recorded = recordedError(error, now)
   if (type === 'LEASE_LOST') return null
@@ -24,10 +24,12 @@ export function outcomeOf(error: unknown, now: number, progressed = false): Outc
     case 'queue':
     case 'caller':
       return { kind: 'deferred', error: recorded, waitMs: 1_000 }
+    case 'line':
+      return isExcused ? { kind: 'deferred', error: recorded, waitMs: 1_000 } : { kind: 'lost', error: recorded }
     case 'file': {
       const isFinal = type === 'FILE_TOO_LARGE'
       if (isFinal) return { kind: 'rejected', error: recorded }
-      return progressed ? { kind: 'deferred', error: recorded, waitMs: 1_000 } : { kind: 'retry', error: recorded }
+      return isExcused ? { kind: 'deferred', error: recorded, waitMs: 1_000 } : { kind: 'retry', error: recorded }
     }
   }
 }

@@ -9,7 +9,7 @@
  * `onChange` says. The stored object and what was said of it stay until the new one is complete.
  */
 import type { RecordedError } from './errors.ts'
-import type { FileRecord, RefetchState } from './file-record.ts'
+import { type FileRecord, type RefetchState, UNTRIED } from './file-record.ts'
 import { enter } from './history.ts'
 import { laterTurn } from './order.ts'
 
@@ -22,7 +22,7 @@ export function refetch(file: FileRecord, now: number): FileRecord | null {
   const { status, announcement } = file
   if ((status !== 'uploaded' && status !== 'notified') || !announcement || file.released) return null
   const kept = { refetch: { status, announcement, epoch: file.epoch }, announcement: null }
-  const fresh = { attempts: 0, error: null, worker: null, upload: null, dueAt: now, turn: laterTurn(now) }
+  const fresh = { ...UNTRIED, error: null, worker: null, upload: null, dueAt: now, turn: laterTurn(now) }
   return enter(file, { ...kept, ...fresh, status: 'pending' }, now, 'to be fetched again, asked for by an operator')
 }
 

@@ -3,7 +3,7 @@
  * or may be copied. Pure, as the transitions in file.ts are.
  */
 import { waitingForUpload } from './after-upload.ts'
-import { type FileRecord, fileId, isStored, SERVER_DELETED } from './file-record.ts'
+import { type FileRecord, fileId, isStored, SERVER_DELETED, UNTRIED } from './file-record.ts'
 import { enter } from './history.ts'
 import { firstTurn, type Order } from './order.ts'
 import { ripen, type Sighting } from './readiness.ts'
@@ -94,11 +94,11 @@ function absorb(file: FileRecord, sighting: Sighting, rules: SightingRules, now:
   }
   const { settle } = ripe
   if (ripe.kind === 'taken') {
-    const fresh = { attempts: 0, error: null, reason: null, worker: null, dueAt: now, settle }
+    const fresh = { ...UNTRIED, error: null, reason: null, worker: null, dueAt: now, settle }
     return enter(file, { ...seen, ...fresh, ...planned({ ...file, ...seen }, rules), status: 'pending' }, now, null)
   }
   const { reason, lookAt: dueAt } = ripe
-  const change = { ...seen, status: 'settling' as const, settle, reason, worker: null, attempts: 0 }
+  const change = { ...seen, status: 'settling' as const, settle, reason, worker: null, ...UNTRIED }
   if (file.status === 'settling' && !changed && file.history.length > 0) {
     return { ...file, ...change, dueAt, updatedAt: now }
   }

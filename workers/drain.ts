@@ -314,7 +314,7 @@ export class Drain {
       if (outcome.kind === 'stored') await this.#finisher.finish(file, outcome)
       else await this.#ports.finish(file, outcome)
     } catch (error) {
-      await this.#failed(file, this.#causeOf(error, abort.signal), hasProgressed)
+      await this.#failed(file, this.#causeOf(error, abort.signal), hasProgressed || !copying.hasBegun)
     } finally {
       release()
       this.copying.delete(file._id)
@@ -330,8 +330,8 @@ export class Drain {
     return error
   }
 
-  async #failed(file: FileRecord, error: unknown, progressed: boolean): Promise<void> {
-    const outcome = outcomeOf(error, this.#ports.now(), progressed)
+  async #failed(file: FileRecord, error: unknown, isExcused: boolean): Promise<void> {
+    const outcome = outcomeOf(error, this.#ports.now(), isExcused)
     if (!outcome) return
     if (outcome.kind === 'deferred' && (error as IngestError).type?.startsWith('STORE_')) this.#failure ??= error
     // Where this cannot be said the lease runs out, and the file is rescued.

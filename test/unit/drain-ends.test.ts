@@ -208,6 +208,21 @@ describe('a stay that ends early, or copies for nobody', () => {
     expect(one.kinds()).toEqual({ first: 'stored' })
   })
 
+  test('counts a lost connection for the files that it was reading, not for those that waited for their turn', async () => {
+    const one = stay(
+      ['first', 'second', 'third', 'fourth'].map((name) => claimed(name)),
+      2
+    )
+    letGo = one.letGo
+    one.hold()
+    const run = one.drain.run()
+    await reached(() => one.world.reading === 8 && one.drain.copying.size === 4, 'two reads, and two that wait')
+    const lost = new IngestError('SFTP_CONNECTION_LOST', 'the line was cut')
+    one.closed.abort(lost)
+    await expect(run).rejects.toBe(lost)
+    expect(one.kinds()).toEqual({ first: 'lost', second: 'lost', third: 'deferred', fourth: 'deferred' })
+  })
+
   test('hands files back and fails when the store is away', async () => {
     const one = stay([claimed('first'), claimed('second')])
     one.world.storeError = new IngestError('STORE_UNAVAILABLE', 'the store is away')

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import type { AfterUploadOutcome } from '../../domain/after-upload.ts'
-import { FILE_BACKOFF } from '../../domain/backoff.ts'
+import { FILE_BACKOFF, LOST_CONNECTION_BACKOFF } from '../../domain/backoff.ts'
 import type { Outcome } from '../../domain/file.ts'
 import * as machine from '../../domain/file.ts'
 import {
@@ -82,6 +82,7 @@ describe('random lives of a file', () => {
     fc.record({ kind: fc.constant('changed' as const), size: whole, mtime: whole }),
     fc.constant({ kind: 'vanished' as const }),
     fc.constant({ kind: 'retry' as const, error }),
+    fc.constant({ kind: 'lost' as const, error }),
     fc.record({ kind: fc.constant('deferred' as const), error: fc.constant(error), waitMs: fc.constantFrom(0, 5000) }),
     fc.constant({ kind: 'rejected' as const, error }),
     fc.constant({ kind: 'keyTaken' as const, key: 'acme/other' })
@@ -617,6 +618,51 @@ describe('attempts', () => {
   test('what is not the fault of the file costs none', () => {
     const file = untilEnd((held) => finished({ kind: 'deferred', error, waitMs: 0 }, held, held.updatedAt), 50)
     expect(file).toMatchObject({ status: 'pending', attempts: 0 })
+  })
+
+  const lose = (held: FileRecord) => finished({ kind: 'lost', error }, held, held.updatedAt)
+  const { maxAttempts: mostLost, capMs } = LOST_CONNECTION_BACKOFF
+
+  test('a line that ends its connections for an hour costs a file none, and it goes on within a minute once the line is good', () => {
+    let file = pending()
+    for (let now = start; now < start + 3_600_000; now = file.dueAt)
+      file = done(machine.finish(downloading(file, now), file.epoch + 1, { kind: 'lost', error }, now, Math.random()))
+    expect(file).toMatchObject({ status: 'pending', attempts: 0, error })
+    expect(file.dueAt - file.updatedAt).toBeLessThanOrEqual(capMs)
+  })
+
+  test('a file that ends every connection does so more and more seldom, and ends in failed', () => {
+    const pauses: number[] = []
+    const file = untilEnd((held) => {
+      const next = lose(held)
+      pauses.push(next.dueAt - held.updatedAt)
+      return next
+    }, 10 * mostLost)
+    expect(pauses).toHaveLength(mostLost)
+    expect(pauses.slice(0, 4)).toEqual([100, 200, 400, 800])
+    expect(file).toMatchObject({ status: 'failed', attempts: 1, error: { type: error.type } })
+    expect(file.error!.message).toBe(`${error.message} It was number ${mostLost} in a row to end under this file.`)
+  })
+
+  test.each<[string, (file: FileRecord) => FileRecord]>([
+    ['one that finishes a part', (file) => lose(done(keepOnePart(downloading(file, file.dueAt))))],
+    ['a retry by an operator', (file) => done(machine.retry(file, file.updatedAt))],
+    ['a change of the file', (file) => observed(file, { ...seen, size: 11 }, {}, file.updatedAt)]
+  ])('%s begins the count of lost connections anew', (_, begin) => {
+    const nearly = untilEnd(lose, mostLost - 1)
+    expect(lose(downloading(nearly, nearly.dueAt)).status).toBe('failed')
+    const anew = begin(nearly)
+    expect(lose(downloading(anew, anew.dueAt)).status).toBe('pending')
+  })
+
+  const keepOnePart = (held: FileRecord) => machine.keepUpload(held, held.epoch, upload(1), held.updatedAt)
+
+  test('lost connections leave a file all its attempts', () => {
+    const lost = untilEnd(lose, mostLost - 1)
+    expect(finished({ kind: 'retry', error }, downloading(lost, lost.dueAt))).toMatchObject({
+      status: 'pending',
+      attempts: 1
+    })
   })
 
   test('an operator opens failed, vanished and waiting files from the first attempt, and no others', () => {

@@ -2,7 +2,7 @@ import { describe, expect, test } from '@jest/globals'
 import { type ErrorType, IngestError } from '../../domain/errors.ts'
 import { outcomeOf } from '../../domain/outcome.ts'
 
-const of = (type: ErrorType, progressed = false) => outcomeOf(new IngestError(type, 'why'), 7, progressed)
+const of = (type: ErrorType, isExcused = false) => outcomeOf(new IngestError(type, 'why'), 7, isExcused)
 
 describe('outcomeOf', () => {
   test('a worker that lost its lease has nothing to say', () => {
@@ -27,13 +27,18 @@ describe('outcomeOf', () => {
     expect(of(type)).toMatchObject({ kind: 'deferred', error: { type, message: 'why', at: 7 } })
   })
 
-  test.each(['STALLED', 'SFTP_CONNECTION_LOST', 'CHECKSUM_MISMATCH', 'SFTP_PERMISSION_DENIED', 'INTERNAL'] as const)(
+  test.each(['STALLED', 'CHECKSUM_MISMATCH', 'SFTP_PERMISSION_DENIED', 'INTERNAL'] as const)(
     '%s uses an attempt up, unless a part was finished',
     (type) => {
       expect(of(type)).toMatchObject({ kind: 'retry', error: { type } })
       expect(of(type, true)).toMatchObject({ kind: 'deferred' })
     }
   )
+
+  test('a lost connection is counted for itself, unless a part was finished', () => {
+    expect(of('SFTP_CONNECTION_LOST')).toMatchObject({ kind: 'lost', error: { type: 'SFTP_CONNECTION_LOST' } })
+    expect(of('SFTP_CONNECTION_LOST', true)).toMatchObject({ kind: 'deferred' })
+  })
 
   test('a file that no store can hold is rejected', () => {
     expect(of('FILE_TOO_LARGE', true)).toMatchObject({ kind: 'rejected' })
