@@ -70,38 +70,43 @@ export function claimStep(state: AfterUploadState | null | undefined, now: numbe
   return { ...state, epoch: state.epoch + 1, attempts: state.attempts + 1, dueAt: leaseUntil, leaseUntil }
 }
 
-/** The state after an attempt, whether it releases the name, and the reason for the history; null state: nothing is to be done any more. */
+/** Whether what has the name from now on is another file: the next one of it is a new version. */
+export function releasesName({ kind }: AfterUploadOutcome): boolean {
+  return kind === 'deleted' || kind === 'moved' || kind === 'gone' || kind === 'left'
+}
+
+/** The state after an attempt, and the reason for the history; null state: nothing is to be done any more. */
 export function endStep(
   state: AfterUploadState,
   outcome: AfterUploadOutcome,
   now: number,
   random: number
-): { state: AfterUploadState | null; released: boolean; why: string | null } {
+): { state: AfterUploadState | null; why: string | null } {
   const { leaseUntil: _, ...held } = state
   const { dueAt: __, ...rest } = held
   const ended = { ...rest, at: now, error: null }
   switch (outcome.kind) {
     case 'deleted':
-      return { state: { ...ended, status: 'done' }, released: true, why: 'deleted from the server' }
+      return { state: { ...ended, status: 'done' }, why: 'deleted from the server' }
     case 'moved':
-      return { state: { ...ended, status: 'done', movedTo: outcome.to }, released: true, why: `moved to ${outcome.to}` }
+      return { state: { ...ended, status: 'done', movedTo: outcome.to }, why: `moved to ${outcome.to}` }
     case 'gone':
-      return { state: { ...ended, status: 'done' }, released: true, why: 'gone from the server already' }
+      return { state: { ...ended, status: 'done' }, why: 'gone from the server already' }
     case 'left':
-      return { state: { ...ended, status: 'left' }, released: true, why: 'left alone: another file has its name' }
+      return { state: { ...ended, status: 'left' }, why: 'left alone: another file has its name' }
     case 'kept':
-      return { state: null, released: false, why: null }
+      return { state: null, why: null }
     case 'deferred': {
       const back = { attempts: state.attempts - 1, dueAt: now + outcome.waitMs, error: outcome.error ?? state.error }
-      return { state: { ...held, ...back }, released: false, why: null }
+      return { state: { ...held, ...back }, why: null }
     }
     case 'retry': {
       const { error } = outcome
       if (state.attempts >= AFTER_UPLOAD_BACKOFF.maxAttempts) {
-        return { state: { ...ended, status: 'failed', error }, released: false, why: error.message }
+        return { state: { ...ended, status: 'failed', error }, why: error.message }
       }
       const later = now + backoffMs(AFTER_UPLOAD_BACKOFF, state.attempts, random)
-      return { state: { ...held, dueAt: later, error }, released: false, why: null }
+      return { state: { ...held, dueAt: later, error }, why: null }
     }
   }
 }

@@ -8,7 +8,7 @@
  * Fence: a claim adds one to `epoch`; whatever the worker of an older epoch reports is refused.
  * The announcement (outbox) lives in the record, so that `uploaded` and "must be announced" are one write.
  */
-import { type AfterUploadOutcome, claimStep, endStep, makeDue } from './after-upload.ts'
+import { type AfterUploadOutcome, claimStep, endStep, makeDue, releasesName } from './after-upload.ts'
 import { backoffMs, FILE_BACKOFF, LOST_CONNECTION_BACKOFF } from './backoff.ts'
 import type { RecordedError } from './errors.ts'
 import {
@@ -300,8 +300,8 @@ export function claimAfterUpload(file: FileRecord, now: number): FileRecord | nu
 
 /**
  * How the step ended; null when the worker no longer holds it. Never changes the file's state. `scanEpoch`: of the server,
- * read after the step. That scan and those before it may have listed the source while it was there, and are not believed
- * about its name any more; the next one is.
+ * read after a step that releases the name. That scan and those before it may have listed the source while it was there,
+ * and are not believed about its name any more; the next one is.
  */
 export function endAfterUpload(
   file: FileRecord,
@@ -312,7 +312,8 @@ export function endAfterUpload(
   scanEpoch = 0
 ): FileRecord | null {
   if (file.afterUpload?.status !== 'due' || file.afterUpload.epoch !== epoch) return null
-  const { state, released, why } = endStep(file.afterUpload, outcome, now, random)
+  const released = releasesName(outcome)
+  const { state, why } = endStep(file.afterUpload, outcome, now, random)
   const seenEpoch = released ? Math.max(file.seenEpoch, scanEpoch + 1) : file.seenEpoch
   const next = { ...file, afterUpload: state, released: file.released || released, seenEpoch, updatedAt: now }
   return why === null ? next : enter(next, { status: file.status, worker: null }, now, why)

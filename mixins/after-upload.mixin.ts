@@ -3,7 +3,7 @@
  * a connection slot like everything else; a batch is one connection, and what it does not get to is handed back.
  */
 import type { Context, ServiceSchema } from 'moleculer'
-import type { AfterUploadOutcome, AfterUploadStep } from '../domain/after-upload.ts'
+import { type AfterUploadOutcome, type AfterUploadStep, releasesName } from '../domain/after-upload.ts'
 import { IngestError, recordedError } from '../domain/errors.ts'
 import type { Sftp } from '../drivers/sftp/sftp.ts'
 import { clearSources } from '../workers/after-upload.ts'
@@ -79,7 +79,7 @@ export const afterUploadMixin: Partial<ServiceSchema> = {
           const roots = await resolveRoots(sftp, order.policy.roots)
           await clearSources(sftp, order.policy, roots, steps, hold, async (step, outcome) => {
             open.delete(step.id)
-            const scanEpoch = await call<number>('servers.scanEpoch', { id: serverId })
+            const scanEpoch = releasesName(outcome) ? await call<number>('servers.scanEpoch', { id: serverId }) : 0
             await report([{ ...end(step, outcome), scanEpoch }])
           })
         })
