@@ -4,7 +4,7 @@
  *
  *   --trace             tells it of a run that does not fail, too
  *   --processes P       by default one a processor
- *   --wish duel|calm    only scenarios of this kind, see scenario.ts
+ *   --wish KIND         only scenarios of one kind: duel, calm or clearing, see scenario.ts
  *   --mutation NAME     with one of the mutations of mutations.ts
  */
 import { parseArgs } from 'node:util'

@@ -12,6 +12,11 @@ describe('the simulation', () => {
     expect(failed[0]!.problems.join()).not.toBe('')
   })
 
+  test('finds nothing in a clearing scenario, which no other test runs, where nothing is taken away', async () => {
+    const { seeds, failed } = await runSeeds({ first: 1, count: 100, wish: 'clearing' })
+    expect([seeds, failed.map(({ seed, problems }) => [seed, ...problems])]).toEqual([100, []])
+  })
+
   test('refuses a mutation that the code has no place for', async () => {
     await expect(runSeeds({ first: 1, count: 1, mutation: 'nothing' })).rejects.toThrow('ended with 1')
   })

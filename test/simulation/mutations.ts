@@ -142,7 +142,7 @@ export const mutations: Record<string, Mutation> = {
     file: 'workers/after-upload.ts',
     from: "if (there && isRecorded(there, step)) return { kind: 'moved', to }",
     to: '',
-    seeds: 4000
+    wish: 'clearing'
   },
   marker: {
     what: 'a marker counts that is older than its file',

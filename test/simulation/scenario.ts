@@ -60,6 +60,8 @@ export interface Scenario {
   isDuel: boolean
   /** Nothing goes wrong but that processes die: connections are counted then. */
   isCalm: boolean
+  /** Every server has its files deleted or moved, among deaths and errors in the middle of it. */
+  isClearing: boolean
   topology: Record<string, ServiceName[]>
   faultsMs: number
   servers: { name: string; policy: Policy }[]
@@ -79,21 +81,23 @@ export interface Scenario {
 }
 
 /** The kind of a scenario, where the seed is not to choose. */
-export type Wish = 'duel' | 'calm'
+export type Wish = 'duel' | 'calm' | 'clearing'
 
 export function scenarioOf(random: Random, wish?: Wish): Scenario {
-  const kind = wish ?? random.pick<Wish | null>(['duel', 'calm', ...Array<null>(14).fill(null)])
+  const isClearing = wish === 'clearing'
+  const kind = isClearing ? null : (wish ?? random.pick<Wish | null>(['duel', 'calm', ...Array<null>(14).fill(null)]))
   const isDuel = kind === 'duel'
   const isCalm = kind === 'calm'
-  const faultsMs = isDuel ? 90_000 : random.pick([15_000, 15_000, 30_000, 40_000])
+  const faultsMs = isDuel || isClearing ? 90_000 : random.pick([15_000, 15_000, 30_000, 40_000])
   const many = (most: number) => (kind !== null || random.chance(0.4) ? 0 : random.whole(1, most))
   const names = random.chance(0.3) ? ['alpha', 'beta'] : ['alpha']
   return {
     isDuel,
     isCalm,
+    isClearing,
     topology: random.pick(kind !== null ? topologies.filter(hasTwoWorkers) : topologies),
     faultsMs,
-    servers: names.map((name) => ({ name, policy: policyOf(random) })),
+    servers: names.map((name) => ({ name, policy: policyOf(random, isClearing) })),
     fileEvents: random.whole(6, 16),
     operatorEvents: many(6),
     removals: kind === null && random.chance(0.12) ? 1 : 0,
@@ -111,7 +115,7 @@ function hasTwoWorkers(topology: Scenario['topology']): boolean {
   return Object.values(topology).filter((services) => services.includes('transfer')).length > 1
 }
 
-function policyOf(random: Random): Policy {
+function policyOf(random: Random, isClearing: boolean): Policy {
   return {
     settle: random.pick([
       { checks: 1, seconds: 0 },
@@ -120,9 +124,10 @@ function policyOf(random: Random): Policy {
     ]),
     ...(random.chance(0.15) ? { cron: random.pick([...crons.keys()]) } : { interval: random.pick([2, 5, 12]) }),
     marker: random.chance(0.15) ? random.pick<MarkerPolicy>([{ suffix: '.done' }, { file: '_READY' }]) : null,
-    afterUpload: random.chance(0.25)
-      ? random.pick<AfterUploadPolicy>(['delete', { move: 'taken' }, { move: '/archive' }])
-      : 'keep',
+    afterUpload:
+      isClearing || random.chance(0.25)
+        ? random.pick<AfterUploadPolicy>(['delete', { move: 'taken' }, { move: '/archive' }])
+        : 'keep',
     maxConnections: random.whole(1, 3),
     onChange: random.pick(['ignore', 'version']),
     checksum: random.chance(0.2) ? 'sha256' : 'crc32',
@@ -131,7 +136,7 @@ function policyOf(random: Random): Policy {
   }
 }
 
-export function planOf(random: Random, { isDuel, isCalm, faultsMs }: Scenario): FaultPlan {
+export function planOf(random: Random, { isDuel, isCalm, isClearing, faultsMs }: Scenario): FaultPlan {
   if (isDuel) {
     // Some answers of the store are lost, so that what a worker began too late is not always taken back by it.
     const errors = { database: 0, store: random.pick([0, 0.3]), queue: 0, sftp: 0, network: 0 }
@@ -139,9 +144,9 @@ export function planOf(random: Random, { isDuel, isCalm, faultsMs }: Scenario): 
     return { errors, slow: 0, crashes: 0, crash: 0, storeDeath: 0, ...freezing, until: faultsMs }
   }
   const rate = () => (isCalm || random.chance(0.5) ? 0 : random.pick([0.005, 0.02, 0.06]))
-  const crashes = random.chance(0.35) ? 0 : random.whole(1, 5)
+  const crashes = !isClearing && random.chance(0.35) ? 0 : random.whole(1, 5)
   return {
-    errors: { database: rate(), store: rate(), queue: 4 * rate(), sftp: rate(), network: rate() },
+    errors: { database: rate(), store: rate(), queue: 4 * rate(), sftp: isClearing ? 0.01 : rate(), network: rate() },
     slow: isCalm ? 0 : random.pick([0, 0, 0.01, 0.03]),
     crashes,
     crash: crashes === 0 ? 0 : random.pick([0.002, 0.005, 0.02]),
