@@ -1,9 +1,9 @@
 import http, { type ClientRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
 import https from 'node:https'
-import aws4 from 'aws4'
 import { IngestError } from '../../domain/errors.ts'
 import { cancelled } from './blocks.ts'
 import { answerError, connectionError } from './s3-errors.ts'
+import { Signer } from './s3-signature.ts'
 
 /** Runs out when the store lets no byte move for so long; rests while it is not the store that is waited for. */
 export interface SilenceWatch {
@@ -78,14 +78,22 @@ function encode(text: string): string {
  */
 export class S3Client {
   readonly #options: S3ClientOptions
-  readonly #endpoint: URL
+  /** Of the endpoint: the address of the store, and where the bucket is there. */
+  readonly #host: string
+  readonly #address: Pick<https.RequestOptions, 'hostname' | 'port'>
+  readonly #bucketPath: string
   readonly #agent: http.Agent
   readonly #transport: typeof http | typeof https
+  readonly #signer: Signer
 
   constructor(options: S3ClientOptions) {
     this.#options = options
-    this.#endpoint = new URL(options.endpoint)
-    this.#transport = this.#endpoint.protocol === 'https:' ? https : http
+    const { protocol, host, hostname, port, pathname } = new URL(options.endpoint)
+    this.#host = host
+    this.#address = { hostname: hostname.replace(/^\[|\]$/g, ''), port }
+    this.#bucketPath = `${pathname.replace(/\/+$/, '')}/${options.bucket}`
+    this.#transport = protocol === 'https:' ? https : http
+    this.#signer = new Signer(options)
     // Of Node's agent this ends idle sockets only.
     this.#agent = new this.#transport.Agent({ keepAlive: true, maxSockets, timeout: options.idleMs ?? usualIdleMs })
   }
@@ -226,30 +234,20 @@ export class S3Client {
     })
   }
 
-  #signed(call: S3Call): https.RequestOptions {
-    const { accessKey, secretKey, bucket, region } = this.#options
-    const { hostname, port, host, pathname } = this.#endpoint
-    const query = Object.entries(call.query ?? {}).map(([name, value]) => `${encode(name)}=${encode(value)}`)
-    const prefix = pathname.replace(/\/+$/, '')
-    const address = `${prefix}/${bucket}${call.key === undefined ? '' : `/${encodeKey(call.key)}`}`
-    const path = query.length === 0 ? address : `${address}?${query.join('&')}`
-    const headers: Record<string, string> = { host, 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD', ...call.headers }
-    if (Buffer.isBuffer(call.body)) headers['content-length'] = String(call.body.length)
-    else if (call.body) {
-      headers['content-length'] = String(call.body.contentLength)
+  #signed({ method, key, query: asked, headers: more, body }: S3Call): https.RequestOptions {
+    const query = Object.entries(asked ?? {}).map(([name, value]) => `${encode(name)}=${encode(value)}`)
+    const path = key === undefined ? this.#bucketPath : `${this.#bucketPath}/${encodeKey(key)}`
+    const headers: Record<string, string> = { host: this.#host, 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD', ...more }
+    if (Buffer.isBuffer(body)) headers['content-length'] = String(body.length)
+    else if (body) {
+      headers['content-length'] = String(body.contentLength)
       headers.expect = '100-continue'
-    } else if (call.method === 'PUT' || call.method === 'POST') headers['content-length'] = '0'
-    const signed = aws4.sign(
-      { service: 's3', region, method: call.method, path, headers },
-      { accessKeyId: accessKey, secretAccessKey: secretKey }
-    )
-    // aws4 signs the path decoded and encoded anew, which for a path encoded by `encode` is that path; ours travels.
+    } else if (method === 'PUT' || method === 'POST') headers['content-length'] = '0'
     return {
-      method: call.method,
-      hostname: hostname.replace(/^\[|\]$/g, ''),
-      port,
-      path,
-      headers: signed.headers as Record<string, string>,
+      ...this.#address,
+      method,
+      path: query.length === 0 ? path : `${path}?${query.join('&')}`,
+      headers: this.#signer.sign({ method, path, query, headers }),
       agent: this.#agent
     }
   }
@@ -312,14 +310,21 @@ function sendBuffer(request: ClientRequest, watch: SilenceWatch, body: Buffer = 
   })
 }
 
-async function readAll(response: IncomingMessage, watch: SilenceWatch): Promise<Buffer> {
-  const chunks: Buffer[] = []
-  let sizeBytes = 0
-  for await (const chunk of response) {
-    watch.arm()
-    sizeBytes += chunk.length
-    if (sizeBytes > maxAnswerBytes) throw new Error('the answer is too long')
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks)
+function readAll(response: IncomingMessage, watch: SilenceWatch): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let sizeBytes = 0
+    response.on('data', (chunk: Buffer) => {
+      watch.arm()
+      sizeBytes += chunk.length
+      chunks.push(chunk)
+      if (sizeBytes > maxAnswerBytes) response.destroy(new Error('the answer is too long'))
+    })
+    response.once('end', () => resolve(Buffer.concat(chunks)))
+    response.once('error', reject)
+    response.once('close', () => {
+      // An error for each answer that was whole would be the dearest part of reading it.
+      if (!response.readableEnded) reject(new Error('the answer ended early'))
+    })
+  })
 }

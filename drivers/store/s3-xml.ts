@@ -68,6 +68,9 @@ export function parseCompleted(body: string): { etag: string; crc32: string | nu
   }
 }
 
+/** What most metadata is: neither space, `%` nor `=`. */
+const travelsAsIs = /^[!-$&-<>-~]*$/
+
 /**
  * Metadata as headers, which carry ASCII only and fold runs of spaces: `%` and whatever would not arrive as it is are
  * percent-encoded. `=?` is, too: some stores take it for RFC 2047 and decode it.
@@ -75,7 +78,10 @@ export function parseCompleted(body: string): { etag: string; crc32: string | nu
 export function metadataHeaders(metadata: Record<string, string>): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(metadata)) {
-    headers[`x-amz-meta-${name.toLowerCase()}`] = value
+    const header = `x-amz-meta-${name.toLowerCase()}`
+    headers[header] = value
+    if (travelsAsIs.test(value)) continue
+    headers[header] = value
       .toWellFormed()
       .replace(/[^\x20-\x7e]+|%|^ | $| (?= )|=(?=\?)/gu, (text) =>
         Array.from(Buffer.from(text), (byte) => `%${byte.toString(16).padStart(2, '0')}`).join('')
