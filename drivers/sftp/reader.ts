@@ -2,7 +2,7 @@
 import type { SFTPWrapper } from 'ssh2'
 import { IngestError } from '../../domain/errors.ts'
 import type { Block } from '../store/store.ts'
-import { type BufferPool, poolOf } from './buffers.ts'
+import { poolOf } from './buffers.ts'
 import { cancelled, requestError, requestTimeout } from './errors.ts'
 import { closeHandle, toAttributes } from './listing.ts'
 import type { Operations } from './operations.ts'
@@ -44,7 +44,7 @@ export class RemoteFile implements SftpFile {
   }
 
   async *blocks(start: number, length: number, options: ReadOptions = {}): AsyncGenerator<Block> {
-    const reading = new Reading(this.#file, start, start + length, options)
+    const reading = new Reading(this.#file, start, start + length, poolOf(this.#file.readBytes), options)
     try {
       for (let block = await reading.next(); block; block = await reading.next()) yield block
     } finally {
@@ -54,10 +54,11 @@ export class RemoteFile implements SftpFile {
 
   async readSmall(sizeBytes: number, options: { signal?: AbortSignal } = {}): Promise<Buffer> {
     const whole = Buffer.allocUnsafe(sizeBytes)
-    let at = 0
-    for await (const block of this.blocks(0, sizeBytes, options)) {
-      at += block.bytes.copy(whole, at)
-      block.release()
+    const reading = new Reading(this.#file, 0, sizeBytes, placesIn(whole), options)
+    try {
+      while (await reading.next());
+    } finally {
+      reading.stop()
     }
     return whole
   }
@@ -67,6 +68,18 @@ export class RemoteFile implements SftpFile {
     this.#closing ??= closeHandle(operations, sftp, handle, path)
     return this.#closing
   }
+}
+
+/** Where READs put what they bring. */
+interface Places {
+  /** A buffer of at least `wanted` bytes for what is at `offset`. */
+  take(offset: number, wanted: number): Buffer
+  give(buffer: Buffer): void
+}
+
+/** A file's bytes go straight to where they belong. */
+function placesIn(whole: Buffer): Places {
+  return { take: (offset, wanted) => whole.subarray(offset, offset + wanted), give: () => {} }
 }
 
 interface Slot {
@@ -86,7 +99,7 @@ interface Slot {
 class Reading {
   readonly #file: OpenFile
   readonly #options: ReadOptions
-  readonly #pool: BufferPool
+  readonly #places: Places
   readonly #depth: number
   readonly #end: number
   /** In the order of the file; the first one is what the consumer waits for. */
@@ -102,10 +115,10 @@ class Reading {
   /** The next READ waits for the limit; what it will ask for is taken from it already. */
   #paused: { timer: NodeJS.Timeout; bytes: number } | null = null
 
-  constructor(file: OpenFile, start: number, end: number, options: ReadOptions) {
+  constructor(file: OpenFile, start: number, end: number, places: Places, options: ReadOptions) {
     this.#file = file
     this.#options = options
-    this.#pool = poolOf(file.readBytes)
+    this.#places = places
     this.#depth = Math.max(1, Math.floor(file.windowBytes / file.readBytes))
     this.#asked = start
     this.#end = end
@@ -141,7 +154,7 @@ class Reading {
     }
     this.#forget()
     this.#options.signal?.removeEventListener('abort', this.#abort)
-    for (const slot of this.#slots) if (slot.filled === slot.wanted) this.#pool.give(slot.buffer)
+    for (const slot of this.#slots) if (slot.filled === slot.wanted) this.#places.give(slot.buffer)
   }
 
   /** Its block is whole, or there is no next one: with a limit, nothing may be on its way before the end. */
@@ -160,7 +173,7 @@ class Reading {
   }
 
   #askFor(wanted: number): void {
-    const slot = { buffer: this.#pool.take(), offset: this.#asked, wanted, filled: 0 }
+    const slot = { buffer: this.#places.take(this.#asked, wanted), offset: this.#asked, wanted, filled: 0 }
     this.#asked += wanted
     this.#slots.push(slot)
     this.#request(slot)
@@ -192,8 +205,8 @@ class Reading {
         slot.offset + slot.filled,
         (error, bytes) => {
           this.#inFlight--
-          if (this.#stopped || this.#failure) return this.#pool.give(slot.buffer)
-          if (error || bytes === 0) this.#pool.give(slot.buffer)
+          if (this.#stopped || this.#failure) return this.#places.give(slot.buffer)
+          if (error || bytes === 0) this.#places.give(slot.buffer)
           if (error) return this.#fail(requestError(error, 'read', path))
           if (bytes === 0) return this.#fail(this.#endedEarly(slot))
           this.#arrived(slot, bytes)
@@ -222,7 +235,7 @@ class Reading {
       release: () => {
         if (released) return
         released = true
-        this.#pool.give(slot.buffer)
+        this.#places.give(slot.buffer)
       }
     }
   }

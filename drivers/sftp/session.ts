@@ -15,7 +15,7 @@ import { type AuthHandler, authentication } from './authentication.ts'
 import { cancelled, connectionError, connectTimeout, type Place } from './errors.ts'
 import { readInto } from './inbound.ts'
 import { Operations } from './operations.ts'
-import { gatherWrites } from './outbound.ts'
+import { gatherWrites, padFromPool } from './outbound.ts'
 import type { ConnectOptions, SftpTarget } from './sftp.ts'
 
 const defaultTimeoutMs = 30_000
@@ -122,6 +122,8 @@ export class Session {
     this.client.once('handshake', () => {
       this.place.phase = 'authenticating'
     })
+    // Comes after each exchange of keys.
+    this.client.on('handshake', () => padFromPool(this.client))
     this.client.once('change password', () => {
       this.end(
         new IngestError(
