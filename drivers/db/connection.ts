@@ -19,7 +19,7 @@ import type { Document, Index } from './collection.ts'
 import { cutTornLine, moveDamagedLines } from './damage.ts'
 import type { Database } from './database.ts'
 import { nedbCollection } from './nedb.ts'
-import type { Datastore } from './nedb-store.ts'
+import { type Datastore, storeOf } from './nedb-store.ts'
 
 export interface DatabaseOptions {
   /** `mongodb://…`; null for the embedded database. A URL without a database name means `longshore`. */
@@ -146,6 +146,10 @@ async function openFolder(folder: string): Promise<Database> {
       await adapter?.db.compactDatafileAsync().catch(() => {})
     }
   }
+  async function closeFile(loading: Promise<LoadedAdapter>): Promise<void> {
+    const adapter = await loading.catch(() => null)
+    if (adapter) await storeOf(adapter.db).close()
+  }
   // NeDB's own timer leaves a rejection unhandled, which ends the process.
   compaction = setInterval(compact, compactEveryMs).unref()
 
@@ -164,6 +168,7 @@ async function openFolder(folder: string): Promise<Database> {
     close: async () => {
       clearInterval(compaction)
       await compact()
+      for (const loading of stores.values()) await closeFile(loading)
       noteLostFolder(folder)
       if (!lost) await unlock()
     }

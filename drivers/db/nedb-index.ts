@@ -53,7 +53,7 @@ export class HashIndex<T extends Document> {
   }
 
   insert(documents: T | T[]): void {
-    for (const document of [documents].flat() as T[]) {
+    for (const document of Array.isArray(documents) ? documents : [documents]) {
       const key = this.#keyOf(document)
       if (key === undefined && this.sparse) continue
       if (this.isTaken(document)) throw uniqueViolation(this.fieldName)
@@ -63,7 +63,7 @@ export class HashIndex<T extends Document> {
   }
 
   remove(documents: T | T[]): void {
-    for (const document of [documents].flat() as T[]) {
+    for (const document of Array.isArray(documents) ? documents : [documents]) {
       const key = this.#keyOf(document)
       this.#holders.delete(key)
       const bucket = this.#buckets.get(key)

@@ -3,7 +3,8 @@
  * waits when it begins. A line that a crash or a full disk tore is ended before the next one, so that a reader loses
  * that line alone; its message was never acknowledged and comes again.
  */
-import { constants, type FileHandle, mkdir, open, stat } from 'node:fs/promises'
+import { type Stats, statSync } from 'node:fs'
+import { constants, type FileHandle, mkdir, open } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { IngestError } from '../../domain/errors.ts'
 import type { Message, Queue } from './queue.ts'
@@ -22,7 +23,7 @@ export function journalQueue(options: { path: string; log?: { warn(message: stri
 class JournalQueue implements Queue {
   readonly #path: string
   readonly #log: { warn(message: string): void } | undefined
-  #file: FileHandle | null = null
+  #file: { handle: FileHandle; stats: Stats } | null = null
   #waiting: Waiting[] = []
   #work: Promise<void> = Promise.resolve()
   #isOpen = false
@@ -91,32 +92,35 @@ class JournalQueue implements Queue {
   /** The file behind the path now: after a rotation or a deletion, what is appended to the old one would be lost. */
   async #current(): Promise<FileHandle> {
     if (this.#file !== null) {
-      const [held, named] = await Promise.all([this.#file.stat(), stat(this.#path).catch(() => null)])
-      if (named !== null && held.ino === named.ino && held.dev === named.dev) return this.#file
+      const { handle, stats: held } = this.#file
+      // At once: another thread would cost ten times as much as the look itself.
+      const named = statSync(this.#path, { throwIfNoEntry: false })
+      if (held.ino === named?.ino && held.dev === named.dev) return handle
       await this.#release()
     }
     await mkdir(dirname(this.#path), { recursive: true })
     const flags = constants.O_RDWR | constants.O_APPEND | constants.O_CREAT
     const file = await open(this.#path, flags, 0o600)
     try {
-      const { size } = await file.stat()
+      const stats = await file.stat()
+      const { size } = stats
       const { bytesRead, buffer } = await file.read(Buffer.alloc(1), 0, 1, Math.max(0, size - 1))
       this.#isTorn = bytesRead === 1 && buffer[0] !== 0x0a
       if (this.#isTorn)
         this.#log?.warn(`${this.#path} ends in half a line: its message was not confirmed and comes again`)
       if (size === 0) await syncFolder(dirname(this.#path))
+      this.#file = { handle: file, stats }
+      return file
     } catch (error) {
       await file.close()
       throw error
     }
-    this.#file = file
-    return file
   }
 
   async #release(): Promise<void> {
     const file = this.#file
     this.#file = null
-    await file?.close()
+    await file?.handle.close()
   }
 
   #unavailable(problem: string, cause?: unknown) {

@@ -263,20 +263,36 @@ describe('the embedded database', () => {
   })
 
   test('rejects with DATABASE_UNAVAILABLE while its file cannot be written, and after that has lost nothing', async () => {
-    const database = await open()
-    const things = await openThings(database)
+    const things = await openThings(await open())
     const file = join(dataDir, 'things.db')
-    await things.insertNew([{ _id: '1', revision: 0, status: 'new' }])
     await rm(file)
     await mkdir(file)
-    await expect(things.insertNew([{ _id: '2', revision: 0, status: 'new' }])).rejects.toMatchObject({
+    await expect(things.insertNew([{ _id: '1', revision: 0, status: 'new' }])).rejects.toMatchObject({
       type: 'DATABASE_UNAVAILABLE'
     })
     await expect(things.ping()).rejects.toMatchObject({ type: 'DATABASE_UNAVAILABLE' })
     await rmdir(file)
     await things.ping()
-    await things.insertNew([{ _id: '3', revision: 0, status: 'new' }])
-    expect((await readFile(file, 'utf8')).match(/"_id":"."/g)).toEqual(['"_id":"1"', '"_id":"2"', '"_id":"3"'])
+    await things.insertNew([{ _id: '2', revision: 0, status: 'new' }])
+    expect((await readFile(file, 'utf8')).match(/"_id":"."/g)).toEqual(['"_id":"1"', '"_id":"2"'])
+  })
+
+  test('writes a file anew that was removed by hand, and changes nothing while it cannot', async () => {
+    const things = await openThings(await open())
+    const file = join(dataDir, 'things.db')
+    await things.insertNew([{ _id: '1', revision: 0, status: 'new' }])
+    await rm(file)
+    await things.insertNew([{ _id: '2', revision: 0, status: 'new' }])
+    expect((await readFile(file, 'utf8')).match(/"_id":"."/g)).toEqual(['"_id":"1"', '"_id":"2"'])
+    await rm(file)
+    await mkdir(file)
+    await expect(things.insertNew([{ _id: '3', revision: 0, status: 'new' }])).rejects.toMatchObject({
+      type: 'DATABASE_UNAVAILABLE'
+    })
+    await rmdir(file)
+    expect(await things.findByIds(['3'])).toEqual([])
+    await things.ping()
+    expect((await readFile(file, 'utf8')).match(/"_id":"."/g)).toEqual(['"_id":"1"', '"_id":"2"'])
   })
 
   test('a process whose folder was taken over touches it no more', async () => {
