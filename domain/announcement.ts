@@ -1,10 +1,10 @@
 /** The message that consumers receive: a CloudEvents 1.0 JSON document (github.com/cloudevents/spec, v1.0.2). */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { FileRecord } from './file-record.ts'
 
 /** The same on every resend of the same file version: a UUID made of the record's identity (RFC 9562, version 8). */
 export function messageIdOf(fileId: string): string {
-  const hex = createHash('sha256').update(`longshore:announcement:${fileId}`).digest('hex')
+  const hex = hash('sha256', `longshore:announcement:${fileId}`)
   const variant = ((Number.parseInt(hex[16]!, 16) & 0x3) | 0x8).toString(16)
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`
 }

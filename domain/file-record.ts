@@ -1,5 +1,5 @@
 /** The record of one version of a file, as it is kept. What may become of it is told in file.ts and sighting.ts. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { AfterUploadState } from './after-upload.ts'
 import type { RecordedError } from './errors.ts'
 import type { SettleState } from './settle.ts'
@@ -128,7 +128,7 @@ export const SERVER_DELETED = 'server deleted'
 
 /** The identity of a version: 24 characters of a SHA-256, so that a registration is an idempotent insert. */
 export function fileId(serverId: string, path: string, version: number): string {
-  return createHash('sha256').update(`${serverId}\0${path}\0${version}`).digest('base64url').slice(0, 24)
+  return hash('sha256', `${serverId}\0${path}\0${version}`, 'base64url').slice(0, 24)
 }
 
 export function isStored(file: FileRecord): boolean {

@@ -6,10 +6,25 @@
  */
 export const DEFAULT_KEY_TEMPLATE = '{server}/{path}'
 
-export const KEY_FIELDS = [
-  ...['server', 'serverId', 'path', 'dir', 'filename', 'stem', 'ext'],
-  ...['yyyy', 'mm', 'dd', 'mtime', 'version']
-] as const
+/** What each field says of a file. `ext` has its dot, so that `{stem}{ext}` is the name; one that begins with its only dot has none. */
+const FIELDS: Record<string, (file: KeyFile) => string> = {
+  server: (file) => file.serverName,
+  serverId: (file) => file.serverId,
+  path: (file) => file.path.replace(/^\//, ''),
+  dir: (file) => file.path.slice(1, Math.max(1, file.path.lastIndexOf('/'))),
+  filename: nameOf,
+  stem: (file) => nameOf(file).slice(0, extensionAt(file)),
+  ext: (file) => nameOf(file).slice(extensionAt(file)),
+  yyyy: (file) => timeOf(file).slice(0, timeOf(file).indexOf('-', 1)),
+  mm: (file) => timeOf(file).slice(-19, -17),
+  dd: (file) => timeOf(file).slice(-16, -14),
+  mtime: (file) =>
+    timeOf(file)
+      .replace(/\.\d+Z$/, 'Z')
+      .replaceAll(/[-:]/g, ''),
+  version: (file) => String(file.version)
+}
+export const KEY_FIELDS = Object.keys(FIELDS)
 
 /** Chosen by the server. */
 const NAME_FIELDS = ['path', 'dir', 'filename', 'stem', 'ext']
@@ -60,13 +75,12 @@ export function templateFault(template: string): string | null {
  */
 export function fillTemplate(template: string, file: KeyFile): { segments: string[]; saysVersion: boolean } {
   const parsed = parse(template)
-  const values = valuesOf(file)
-  const segments = parsed.flatMap((tokens) => fillSegment(tokens, values))
+  const segments = parsed.flatMap((tokens) => fillSegment(tokens, file))
   return { segments, saysVersion: parsed.flatMap(fieldsOf).includes('version') }
 }
 
 function isField(name: string): boolean {
-  return (KEY_FIELDS as readonly string[]).includes(name)
+  return Object.hasOwn(FIELDS, name)
 }
 
 function parse(template: string): Template {
@@ -87,30 +101,22 @@ function isDots(tokens: Token[]): boolean {
 }
 
 /** A path goes on over several segments; a folder that is the root is none. */
-function fillSegment(tokens: Token[], values: Record<string, string>): string[] {
-  const filled = tokens.map((token) => ('text' in token ? token.text : values[token.field]!)).join('')
+function fillSegment(tokens: Token[], file: KeyFile): string[] {
+  const filled = tokens.map((token) => ('text' in token ? token.text : FIELDS[token.field]!(file))).join('')
   return filled === '' && tokens.length === 1 && fieldsOf(tokens)[0] === 'dir' ? [] : filled.split('/')
 }
 
-/** `ext` has its dot, so that `{stem}{ext}` is the file's name; a name that begins with its only dot has none. */
-function valuesOf(file: KeyFile): Record<string, string> {
-  const path = file.path.replace(/^\//, '')
-  const filename = path.slice(path.lastIndexOf('/') + 1)
-  const dot = filename.lastIndexOf('.')
-  const stem = dot > 0 ? filename.slice(0, dot) : filename
-  const time = new Date(file.mtime).toISOString()
-  return {
-    server: file.serverName,
-    serverId: file.serverId,
-    path,
-    dir: path.slice(0, Math.max(0, path.length - filename.length - 1)),
-    filename,
-    stem,
-    ext: filename.slice(stem.length),
-    yyyy: time.slice(0, time.indexOf('-', 1)),
-    mm: time.slice(-19, -17),
-    dd: time.slice(-16, -14),
-    mtime: time.replace(/\.\d+Z$/, 'Z').replaceAll(/[-:]/g, ''),
-    version: String(file.version)
-  }
+function nameOf({ path }: KeyFile): string {
+  return path.slice(path.lastIndexOf('/') + 1)
+}
+
+/** Where the extension begins in the name, with its dot. */
+function extensionAt(file: KeyFile): number {
+  const name = nameOf(file)
+  const dot = name.lastIndexOf('.')
+  return dot > 0 ? dot : name.length
+}
+
+function timeOf({ mtime }: KeyFile): string {
+  return new Date(mtime).toISOString()
 }
