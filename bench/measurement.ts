@@ -17,6 +17,8 @@ export interface Measurement {
 export interface Job {
   files: number
   sizeBytes: number
+  /** See `Case`. */
+  roundsBefore: number
   checksum: 'crc32' | 'sha256'
   sftp: { host: string; port: number; username: string; privateKey: string; keyFile: string; folder: string }
   s3: { endpoint: string; accessKey: string; secretKey: string; bucket: string }

@@ -119,10 +119,10 @@ async function measure(one: Case): Promise<Result | null> {
       const { endpoint, accessKey, secretKey } = minio
       const dataDir = await folderIn(scratch.path, `data-${number}`)
       const s3 = { endpoint, accessKey, secretKey, bucket }
-      const { files, sizeBytes, checksum = 'crc32' } = one
+      const { files, sizeBytes, roundsBefore = 0, checksum = 'crc32' } = one
       const cpuOfServers = async () => [await processCpuSeconds(sshd.pid), await processCpuSeconds(minio.pid)] as const
       const before = await cpuOfServers()
-      const own = await side({ files, sizeBytes, checksum, sftp, s3, dataDir })
+      const own = await side({ files, sizeBytes, roundsBefore, checksum, sftp, s3, dataDir })
       const after = await cpuOfServers()
       const answer = { ...own, sftpCpuSeconds: after[0] - before[0], storeCpuSeconds: after[1] - before[1] }
       // A bucket of MinIO is a folder; asking it to remove thousands of objects would take longer than the run.
