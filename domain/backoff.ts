@@ -7,10 +7,10 @@ export interface Backoff {
 export const FILE_BACKOFF: Backoff = { baseMs: 1000, capMs: 5 * 60_000, maxAttempts: 8 }
 /**
  * Of connections in a row that ended under one file. A line may be bad for long, and a file that breaks it each time
- * should break it seldom: two hundred are about two hours. The cap is two leases: the file goes on so soon once the line
- * is good.
+ * should break it seldom: four hundred are about two hours. Work is to go on within two leases once the line is good,
+ * and the copy needs some of that, too.
  */
-export const LOST_CONNECTION_BACKOFF: Backoff = { baseMs: 1000, capMs: 60_000, maxAttempts: 200 }
+export const LOST_CONNECTION_BACKOFF: Backoff = { baseMs: 1000, capMs: 30_000, maxAttempts: 400 }
 export const ANNOUNCEMENT_BACKOFF = { baseMs: 500, capMs: 30_000 }
 
 /**
