@@ -25,6 +25,8 @@ const OVERHEAD_BYTES = 4 * MiB
 const IN_FLIGHT_BYTES = 64 * MiB
 /** What comes over a throttled connection before a worker that goes on has looked at its leases. */
 const LETTING_GO_BYTES = 32 * MiB
+/** Keepalives, and room granted for what still comes; at 2 MiB a second the requests of a copy are more within two seconds. */
+const WITHOUT_READS_BYTES = 1024
 /** How long a small file takes that is read to its end after 20 s, when a worker that could not renew has given it up. */
 const SLOW_SECONDS = 25
 /** A stop that is shorter than the 20 s after which a worker gives its files up by itself. */
@@ -87,14 +89,17 @@ async function until(at: number): Promise<void> {
   await delay(Math.max(0, at - Date.now()))
 }
 
-/** Resolves when nothing but keepalives has come for three seconds, to when the last of it came. */
-async function quietSince({ proxy }: Place): Promise<number> {
-  let seen = proxy.received
+/**
+ * Resolves when nothing was read from the server for three seconds, to when the last of it was asked for: that still comes
+ * for a while over a slow line.
+ */
+async function askedUntil({ proxy }: Place): Promise<number> {
+  let seen = proxy.sent
   let at = Date.now()
   await waitFor(
     () => {
-      if (proxy.received > seen + 16 * 1024) {
-        seen = proxy.received
+      if (proxy.sent > seen + WITHOUT_READS_BYTES) {
+        seen = proxy.sent
         at = Date.now()
       }
       return Date.now() - at > 3_000
@@ -205,7 +210,7 @@ describe('the copies', () => {
     await small.received(MiB / 2)
     const frozenAt = Date.now()
     signal(backends.mongo.pid!, 'SIGSTOP')
-    expect((await quietSince(place)) - frozenAt).toBeLessThan(LEASE_MS)
+    expect((await askedUntil(place)) - frozenAt).toBeLessThan(LEASE_MS)
     await until(frozenAt + LEASE_MS + 2 * SKEW_MS)
     for (const { key } of [place, small]) expect(await store.head(key)).toBeNull()
     signal(backends.mongo.pid!, 'SIGCONT')

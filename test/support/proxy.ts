@@ -33,6 +33,8 @@ export interface FaultyProxy {
   readonly open: number
   /** Bytes that came from the target so far, over all connections. */
   readonly received: number
+  /** Bytes that went to the target so far, over all connections. */
+  readonly sent: number
   close(): Promise<void>
 }
 
@@ -58,6 +60,7 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
   let cutAt: number | null = null
   let accepted = 0
   let received = 0
+  let sent = 0
   const port = await freePort()
 
   const reset = (link: Link) => {
@@ -90,7 +93,10 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
       reset(link)
       return false
     })
-    const forth = move(inner, outer, own, () => true)
+    const forth = move(inner, outer, own, (bytes) => {
+      sent += bytes
+      return true
+    })
     const link: Link = {
       inner,
       outer,
@@ -129,6 +135,9 @@ export async function startProxy(options: ProxyOptions): Promise<FaultyProxy> {
     },
     get received() {
       return received
+    },
+    get sent() {
+      return sent
     },
     cut,
     cutAfter: (bytes) => {
