@@ -21,11 +21,11 @@ answerParent(async (job: Job): Promise<Measurement> => {
   const announced = countAnnounced()
   const broker = await createNode(config, { middlewares: [announced.middleware] })
   await broker.start()
-  const port = apiPort(broker)
+  const api = `http://127.0.0.1:${apiPort(broker)}/api/v1`
   const { host, username, privateKey, folder } = job.sftp
   const ingest = async (name: string, keyTemplate: string) => {
     const all = announced.next(job.files)
-    const response = await fetch(`http://127.0.0.1:${port}/api/v1/servers`, {
+    const response = await fetch(`${api}/servers`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({
@@ -40,6 +40,7 @@ answerParent(async (job: Job): Promise<Measurement> => {
     await all
   }
   for (let round = 1; round <= job.roundsBefore; round++) await ingest(`before-${round}`, `before-${round}/{path}`)
+  process.send!('begins')
   const measured = await measureHere(() => ingest('bench', '{server}/{path}'))
   const { files } = await broker.call<{ files: Record<string, { count: number; bytes: number }> }>('files.stats')
   const { count, bytes } = files.notified!

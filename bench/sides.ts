@@ -21,16 +21,17 @@ export function interrupt(): void {
   if (current?.pid && current.exitCode === null && current.signalCode === null) process.kill(-current.pid, 'SIGKILL')
 }
 
-export function longshore(job: Job, profileDir: string | null): Promise<Measurement> {
+/** `begins`: called when what is measured begins, after the rounds before. */
+export function longshore(job: Job, profileDir: string | null, begins: () => void): Promise<Measurement> {
   const profile = profileDir === null ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileDir}`]
-  return inChild('longshore-side.ts', job, [...nodeOptions, ...profile])
+  return inChild('longshore-side.ts', job, [...nodeOptions, ...profile], begins)
 }
 
 export function naive(job: Job): Promise<Measurement> {
   return inChild('naive-side.ts', job, [])
 }
 
-async function inChild(script: string, job: Job, execArgv: string[]): Promise<Measurement> {
+async function inChild(script: string, job: Job, execArgv: string[], begins?: () => void): Promise<Measurement> {
   const env = { ...process.env, ...nodeEnvironment }
   const child = fork(join(import.meta.dirname, script), { execArgv, env, detached: true })
   current = child
@@ -38,7 +39,7 @@ async function inChild(script: string, job: Job, execArgv: string[]): Promise<Me
     child.once('exit', (code, signal) => reject(new Error(`${script} ended with ${signal ?? code} and no answer`)))
   })
   const answered = new Promise<Measurement>((resolve) => {
-    child.once('message', (measured) => resolve(measured as Measurement))
+    child.on('message', (said) => (said === 'begins' ? begins?.() : resolve(said as Measurement)))
   })
   const gone = new Promise((resolve) => child.once('exit', resolve))
   child.send(job)
