@@ -15,7 +15,7 @@ const FIELDS: Record<string, (file: KeyFile) => string> = {
   filename: nameOf,
   stem: (file) => nameOf(file).slice(0, extensionAt(file)),
   ext: (file) => nameOf(file).slice(extensionAt(file)),
-  yyyy: (file) => timeOf(file).slice(0, timeOf(file).indexOf('-', 1)),
+  yyyy: (file) => timeOf(file).slice(0, -20),
   mm: (file) => timeOf(file).slice(-19, -17),
   dd: (file) => timeOf(file).slice(-16, -14),
   mtime: (file) =>

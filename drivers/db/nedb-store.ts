@@ -13,9 +13,10 @@
  * The file is kept open, and written to at once: a few kilobytes go to the page cache in some microseconds, and handing
  * them to another thread costs ten times as much. NeDB's compaction puts another file in its place.
  */
-import { closeSync, constants, fstatSync, openSync, statSync, writeSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, type Stats, writeSync } from 'node:fs'
 import { access } from 'node:fs/promises'
 import type Nedb from '@seald-io/nedb'
+import { isStillNamed } from '../same-file.ts'
 import type { Document, FindOptions, Index, Query } from './collection.ts'
 import { HashIndex } from './nedb-index.ts'
 import { OrderedIndex } from './ordered-index.ts'
@@ -60,7 +61,7 @@ class NedbStore<T extends Document> {
   readonly #ordered = new Map<string, OrderedIndex<T>>()
   #waiting: Waiting[] = []
   /** What is appended to; null until the first append. */
-  #file: { descriptor: number; ino: number; dev: number } | null = null
+  #file: { descriptor: number; stats: Stats } | null = null
   #isTorn = false
 
   constructor(datastore: Datastore) {
@@ -205,9 +206,7 @@ class NedbStore<T extends Document> {
   }
 
   #isInPlace(): boolean {
-    if (this.#file === null) return true
-    const named = statSync(this.#internals.filename!, { throwIfNoEntry: false })
-    return this.#file.ino === named?.ino && this.#file.dev === named.dev
+    return this.#file === null || isStillNamed(this.#internals.filename!, this.#file.stats)
   }
 
   #documents(): T[] {
@@ -254,8 +253,7 @@ class NedbStore<T extends Document> {
 
 function openToAppend(filename: string) {
   const descriptor = openSync(filename, 'a', fileMode)
-  const { ino, dev } = fstatSync(descriptor)
-  return { descriptor, ino, dev }
+  return { descriptor, stats: fstatSync(descriptor) }
 }
 
 function lineOf(document: object): string {

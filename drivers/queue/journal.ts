@@ -3,10 +3,11 @@
  * waits when it begins. A line that a crash or a full disk tore is ended before the next one, so that a reader loses
  * that line alone; its message was never acknowledged and comes again.
  */
-import { type Stats, statSync } from 'node:fs'
+import type { Stats } from 'node:fs'
 import { constants, type FileHandle, mkdir, open } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { IngestError } from '../../domain/errors.ts'
+import { isStillNamed } from '../same-file.ts'
 import type { Message, Queue } from './queue.ts'
 
 interface Waiting {
@@ -92,10 +93,7 @@ class JournalQueue implements Queue {
   /** The file behind the path now: after a rotation or a deletion, what is appended to the old one would be lost. */
   async #current(): Promise<FileHandle> {
     if (this.#file !== null) {
-      const { handle, stats: held } = this.#file
-      // At once: another thread would cost ten times as much as the look itself.
-      const named = statSync(this.#path, { throwIfNoEntry: false })
-      if (held.ino === named?.ino && held.dev === named.dev) return handle
+      if (isStillNamed(this.#path, this.#file.stats)) return this.#file.handle
       await this.#release()
     }
     await mkdir(dirname(this.#path), { recursive: true })

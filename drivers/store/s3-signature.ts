@@ -31,7 +31,7 @@ const unsignedHeader = 'expect'
 export class Signer {
   readonly #credentials: Credentials
   /** Good for one day, of UTC. */
-  #key: { date: string; secret: KeyObject } = { date: '', secret: createSecretKey(Buffer.alloc(1)) }
+  #key: { date: string; secret: KeyObject } | null = null
 
   constructor(credentials: Credentials) {
     this.#credentials = credentials
@@ -65,7 +65,7 @@ export class Signer {
   }
 
   #secretOf(date: string): KeyObject {
-    if (this.#key.date === date) return this.#key.secret
+    if (this.#key?.date === date) return this.#key.secret
     const { secretKey, region } = this.#credentials
     const key = [date, region, 's3', 'aws4_request'].reduce(
       (secret, part) => createHmac('sha256', secret).update(part).digest(),
