@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { link, open, readdir, readFile, rename, rm, stat, unlink, utimes } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { Readable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { crc32 } from 'node:zlib'
@@ -143,7 +143,7 @@ export function filesystemStore({ folder, bucket, baseUrl, heldBy }: FilesystemO
           const path = place(key)
           const found = await orNull(stat(path))
           if (found !== null) await removeUpTo(root, path)
-          if (isAlone()) await removeVersions(versionsOf(key), null)
+          if (isAlone()) await removeVersions(versionsOf(key), [])
           if (found !== null) await removeUpTo(join(own, 'versions'), versionPath(key, found))
         })
       ),
@@ -205,7 +205,10 @@ export function filesystemStore({ folder, bucket, baseUrl, heldBy }: FilesystemO
     const before = await orNull(stat(target))
     await require(key, condition)
     const { reserved, isFirst } = await reserveVersion(path, stored)
+    const previous = before && versionPath(key, before)
     try {
+      // Before the write: whoever finds the object whole after a crash has no reason to come here again.
+      if (!isFirst && isAlone()) await removeVersions(dirname(reserved), [reserved, previous])
       await makeFolder(dirname(target))
       if (condition !== null && 'ifNoneMatch' in condition) {
         await link(path, target)
@@ -216,15 +219,14 @@ export function filesystemStore({ folder, bucket, baseUrl, heldBy }: FilesystemO
       throw hasCode(error, 'EEXIST') ? preconditionFailed(key) : error
     }
     await syncFolder(dirname(target))
-    const previous = before && versionPath(key, before)
     if (previous !== null && previous !== reserved) await rm(previous, { force: true })
-    if (!isFirst && isAlone()) await removeVersions(dirname(reserved), basename(reserved))
   }
 
   /** Of one key, those too that were reserved by writers who died before they had made them its object. */
-  async function removeVersions(path: string, kept: string | null): Promise<void> {
-    for (const name of (await orNull(readdir(path))) ?? []) {
-      if (name !== kept) await rm(join(path, name), { force: true })
+  async function removeVersions(folder: string, kept: (string | null)[]): Promise<void> {
+    for (const name of (await orNull(readdir(folder))) ?? []) {
+      const path = join(folder, name)
+      if (!kept.includes(path)) await rm(path, { force: true })
     }
   }
 

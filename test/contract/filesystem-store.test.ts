@@ -1,5 +1,7 @@
+import { existsSync, readdirSync } from 'node:fs'
 import { chmod, mkdir, readdir, stat, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import { noteHeldFolder, noteLostFolder } from '../../drivers/held-folders.ts'
@@ -105,24 +107,33 @@ describe('the file-system store', () => {
     const store = filesystemStore({ folder: folder.path, bucket: 'reserved', heldBy: folder.path })
     await store.ensureReady()
     const versions = join(folder.path, 'reserved/.longshore/versions')
-    const told = async () => (await readdir(versions, { recursive: true })).filter((name) => name.endsWith('.json'))
-    const reserve = async () => {
-      const [first] = await told()
-      await writeFile(join(versions, first!, '../1-9.json'), '{"key":"k"}')
-    }
+    const told = () =>
+      readdirSync(versions, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.json'))
     await store.put('k', body, write)
+    const ofKey = join(versions, dirname(told()[0]!))
+    const reserve = async () => {
+      await mkdir(ofKey, { recursive: true })
+      await writeFile(join(ofKey, '1-9.json'), '{"key":"k"}')
+    }
     await reserve()
     // Another process may be about to make it its object.
     await store.put('k', body, write)
-    expect(await told()).toHaveLength(2)
+    expect(told()).toHaveLength(2)
     noteHeldFolder(folder.path)
     try {
       const { etag } = await store.put('k', body, write)
-      expect(await told()).toHaveLength(1)
+      expect(told()).toHaveLength(1)
       expect(await store.head('k')).toMatchObject({ etag, crc32: 'cbf43926' })
       await reserve()
       await store.remove('k')
       expect(await readdir(versions)).toEqual([])
+
+      // A process that dies as soon as the object is there does not come again.
+      await reserve()
+      const written = store.put('k', body, { ...write, condition: { ifNoneMatch: '*' } })
+      while (!existsSync(join(folder.path, 'reserved/k'))) await turn()
+      expect(told()).toEqual([expect.not.stringMatching(/\/1-9\.json$/)])
+      await written
     } finally {
       noteLostFolder(folder.path)
     }
