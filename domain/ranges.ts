@@ -13,18 +13,25 @@ interface PartLimits {
 
 /** Files up to this size travel as one read and one PUT, held in one bounded buffer. */
 export const SMALL_FILE_BYTES = 5 * 1024 * 1024
-const USUAL_PART_BYTES = 16 * 1024 * 1024
+const mebibyte = 1024 * 1024
+const USUAL_PART_BYTES = 16 * mebibyte
+const LONG_PART_BYTES = 64 * mebibyte
 
 /**
- * Parts of 16 MiB (a crash reads at most those in flight again), larger only where the store's limit on their
- * number asks for it. null: the file does not fit the store at all.
+ * Parts of 16 MiB: what is on its way at a crash is read again, and must have ended when a worker stops. `areLong`, where
+ * that much more is a matter of a moment: half of the file, up to 64 MiB, since every part costs a store some
+ * milliseconds. More only where its limit on their number asks for it. null: the file does not fit the store at all.
  */
-export function planParts(sizeBytes: number, limits: PartLimits): PartPlan | null {
+export function planParts(sizeBytes: number, limits: PartLimits, areLong = false): PartPlan | null {
   if (sizeBytes > limits.maxObjectBytes) return null
-  const needed = Math.ceil(sizeBytes / limits.maxParts)
-  const mebibyte = 1024 * 1024
-  const partBytes = Math.max(USUAL_PART_BYTES, limits.minPartBytes, Math.ceil(needed / mebibyte) * mebibyte)
-  if (partBytes > limits.maxPartBytes) return null
+  const wanted = areLong ? Math.min(LONG_PART_BYTES, Math.max(USUAL_PART_BYTES, sizeBytes / 2)) : USUAL_PART_BYTES
+  const needed = Math.max(wanted, limits.minPartBytes, sizeBytes / limits.maxParts)
+  const partBytes = Math.ceil(needed / mebibyte) * mebibyte
+  return partBytes > limits.maxPartBytes ? null : partsOf(sizeBytes, partBytes)
+}
+
+/** That of an upload whose parts have this size, but for the last. */
+export function partsOf(sizeBytes: number, partBytes: number): PartPlan {
   return { partBytes, count: Math.max(1, Math.ceil(sizeBytes / partBytes)) }
 }
 

@@ -232,7 +232,7 @@ class Copy {
   }
 
   async #large(): Promise<Outcome> {
-    const plan = planParts(this.#file.size, this.#store.limits)
+    const plan = planParts(this.#file.size, this.#store.limits, lanesOf(this.#sftp).areFast)
     if (!plan) throw new IngestError('FILE_TOO_LARGE', `${this.#file.size} bytes do not fit the store's parts`)
     const { signal } = this.#job
     const seen = await this.#sftp.stat(this.#file.path, { signal })
@@ -240,9 +240,9 @@ class Copy {
     Object.assign(this.#metadata, ownerOf(seen))
     // Where another worker has stored the file meanwhile, none is begun: nobody would come back for it.
     const begin = (condition: Condition) => this.#store.createUpload(this.#key, this.#metadata, condition)
-    const upload = await this.#upload.open(plan, () => this.#conditionally(begin, () => null))
+    const upload = await this.#upload.open(plan.partBytes, () => this.#conditionally(begin, () => null))
     const holdAgainst = (seen: Attributes) => this.#holdAgainst(seen)
-    await new RangeCopy({ sftp: this.#sftp, store: this.#store, job: this.#job, plan, upload, holdAgainst }).run()
+    await new RangeCopy({ sftp: this.#sftp, store: this.#store, job: this.#job, upload, holdAgainst }).run()
     this.#holdAgainst(await this.#sftp.stat(this.#file.path, { signal }))
     const parts = upload.parts.toSorted((a, b) => a.number - b.number)
     const sum = crc32Of(parts)

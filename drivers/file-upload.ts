@@ -8,7 +8,7 @@
  */
 import { errorType } from '../domain/errors.ts'
 import type { FileRecord, UploadState } from '../domain/file-record.ts'
-import { type PartPlan, partRange, SMALL_FILE_BYTES } from '../domain/ranges.ts'
+import { partRange, partsOf, SMALL_FILE_BYTES } from '../domain/ranges.ts'
 import type { ObjectStore } from './store/store.ts'
 
 /** Of the copy that the upload is a part of. */
@@ -34,21 +34,24 @@ export class FileUpload {
     this.#mayBeThere = upload !== null || (epoch > 1 && size > SMALL_FILE_BYTES)
   }
 
-  /** Goes on with the upload of a worker before us, when the source is still the same; else begins one. */
-  async open(plan: PartPlan, begin: () => Promise<string>): Promise<UploadState> {
+  /**
+   * Goes on with the upload of a worker before us, in parts of its size, when the source is still the same; else begins
+   * one, in parts of `partBytes`.
+   */
+  async open(partBytes: number, begin: () => Promise<string>): Promise<UploadState> {
     const { file, signal } = this.#job
     const { upload: kept, size, mtime } = file
-    const same = kept?.uploadId && kept.size === size && kept.mtime === mtime && kept.partBytes === plan.partBytes
-    if (kept && same) {
+    if (kept?.uploadId && kept.size === size && kept.mtime === mtime) {
+      const plan = partsOf(size, kept.partBytes)
       try {
-        const there = await this.#store.listParts(this.#key, kept.uploadId!, signal)
+        const there = await this.#store.listParts(this.#key, kept.uploadId, signal)
         const whole = there.filter((part) => part.crc32 && part.sizeBytes === partRange(plan, size, part.number).length)
         return { ...kept, parts: whole }
       } catch (error) {
         if (errorType(error) !== 'STORE_NO_SUCH_UPLOAD') throw error
       }
     }
-    const upload: UploadState = { uploadId: null, partBytes: plan.partBytes, size, mtime, parts: [] }
+    const upload: UploadState = { uploadId: null, partBytes, size, mtime, parts: [] }
     // The intent comes first; whatever a crash left behind under this key is aborted.
     await this.#job.keepUpload(upload)
     await this.abandon()

@@ -24,7 +24,7 @@ const USUAL_LANES = 4
 const NEAR_LANES = 2
 const NEAR_MS = 5
 /** A lane that carries less waits for the server's storage or for the line, where more of them may bring more. */
-const SLOW_BYTES_PER_SECOND = 100e6
+const FAST_BYTES_PER_SECOND = 100e6
 /** A shorter range, the last of a file, tells more of its OPEN than of how fast a lane is. */
 const TELLING_BYTES = 4 * 1024 * 1024
 /** A range should not be on its way for longer: less than half of what a stop leaves it. */
@@ -59,6 +59,7 @@ export class Lanes {
   /** How long ranges should take with the fewer that were tried. */
   #hopedMs = Number.POSITIVE_INFINITY
   #areApart = false
+  #areFast = false
 
   /** `first` of them to begin with, and one more, up to `most`, for each range that a lane carried slowly. */
   constructor(first: number, most = first, nowMs = () => performance.now()) {
@@ -67,6 +68,11 @@ export class Lanes {
     this.#count = Math.min(first, most)
     this.#atOnce = 2 * most
     this.#free = Array.from({ length: this.#count }, (_, channel) => channel)
+  }
+
+  /** Whether the last range that tells was carried fast. Nothing is known of a connection that has just been opened. */
+  get areFast(): boolean {
+    return this.#areFast
   }
 
   /** Rejects with the signal's reason. */
@@ -108,8 +114,10 @@ export class Lanes {
       this.#admit()
     }
     const asked = (bytes: number) => {
-      const isSlow = bytes * 1000 < SLOW_BYTES_PER_SECOND * (this.#nowMs() - beganMs)
-      if (isHeld && isSlow && bytes >= TELLING_BYTES) this.#addOne()
+      if (isHeld && bytes >= TELLING_BYTES) {
+        this.#areFast = bytes * 1000 >= FAST_BYTES_PER_SECOND * (this.#nowMs() - beganMs)
+        if (!this.#areFast) this.#addOne()
+      }
       giveBack()
     }
     const done = () => {

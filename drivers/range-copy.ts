@@ -2,7 +2,7 @@
 
 import { IngestError } from '../domain/errors.ts'
 import type { FileRecord, UploadState } from '../domain/file-record.ts'
-import { type PartPlan, partRange } from '../domain/ranges.ts'
+import { type PartPlan, partRange, partsOf } from '../domain/ranges.ts'
 import { failpoint } from './failpoint.ts'
 import { type Lane, lanesOf } from './lanes.ts'
 import type { Attributes, Sftp, SftpFile } from './sftp/sftp.ts'
@@ -20,7 +20,6 @@ export interface RangeCopyOptions {
     onKept(bytes: number): void
     isLeaving(): boolean
   }
-  plan: PartPlan
   /** Of this file. Parts are added as they are stored. */
   upload: UploadState
   /** Throws when the file is no longer the one that was recorded. */
@@ -29,6 +28,7 @@ export interface RangeCopyOptions {
 
 export class RangeCopy {
   readonly #options: RangeCopyOptions
+  readonly #plan: PartPlan
   readonly #missing: number[]
   /** By the channel that they were opened on. */
   readonly #handles = new Map<number, Promise<SftpFile>>()
@@ -39,11 +39,14 @@ export class RangeCopy {
   #keeping: Promise<void> | null = null
 
   constructor(options: RangeCopyOptions) {
-    const { job, plan, upload } = options
+    const { job, upload } = options
     this.#options = options
+    this.#plan = partsOf(upload.size, upload.partBytes)
     this.#signal = AbortSignal.any([job.signal, this.#stop.signal])
     const done = new Set(upload.parts.map((part) => part.number))
-    this.#missing = Array.from({ length: plan.count }, (_, index) => index + 1).filter((number) => !done.has(number))
+    this.#missing = Array.from({ length: this.#plan.count }, (_, index) => index + 1).filter(
+      (number) => !done.has(number)
+    )
     for (const part of upload.parts) job.onKept(part.sizeBytes)
   }
 
@@ -88,8 +91,8 @@ export class RangeCopy {
   }
 
   async #part(number: number, lane: Lane): Promise<StoredPart> {
-    const { sftp, store, job, plan, upload } = this.#options
-    const { start, length } = partRange(plan, job.file.size, number)
+    const { sftp, store, job, upload } = this.#options
+    const { start, length } = partRange(this.#plan, job.file.size, number)
     const handle = await this.#handleOn(lane.channel)
     const signal = this.#signal
     const blocks = handle.blocks(start, length, { signal, onBytes: job.onBytes, onAsked: () => lane.asked(length) })

@@ -3,8 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { open, realpath, rename, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
-import type { FileRecord } from '../../domain/file-record.ts'
+import { IngestError } from '../../domain/errors.ts'
+import type { FileRecord, UploadState } from '../../domain/file-record.ts'
 import { type CopyJob, copyFile } from '../../drivers/copy.ts'
+import { lanesOf } from '../../drivers/lanes.ts'
 import type { Sftp } from '../../drivers/sftp/sftp.ts'
 import { filesystemStore } from '../../drivers/store/filesystem.ts'
 import type { ObjectStore } from '../../drivers/store/store.ts'
@@ -94,6 +96,37 @@ describe('a large file', () => {
     expect(await outcome).toMatchObject({ kind: 'changed', size: 48 * MiB })
     expect(await store.head('copy')).toBeNull()
     expect(await store.listUploads('copy')).toEqual([])
+  })
+
+  test('is cut in halves once a range before it was fast, and gone on with in these over a line that nothing is known of', async () => {
+    await connect()
+    const before = await lanesOf(sftp).take(new AbortController().signal)
+    before.asked(1024 * MiB)
+    before.done()
+    const file = await claimedFile(await newFile('halves', randomBytes(40 * MiB)))
+    const keepUpload = async (upload: UploadState | null) => {
+      file.upload = upload && structuredClone(upload)
+    }
+    const { uploadPart } = store
+    const sent: number[] = []
+    const firstIsStored = Promise.withResolvers<void>()
+    store = {
+      ...store,
+      uploadPart: async (...part) => {
+        const [, , { number, sizeBytes }] = part
+        sent.push(sizeBytes)
+        if (number === 2 && sent.length < 3) {
+          await firstIsStored.promise
+          throw new IngestError('STORE_UNAVAILABLE', 'away')
+        }
+        return uploadPart(...part).finally(firstIsStored.resolve)
+      }
+    }
+    await expect(copying(file, { keepUpload })).rejects.toMatchObject({ type: 'STORE_UNAVAILABLE' })
+    await sftp.close()
+    await connect()
+    expect(await copying(file, { keepUpload })).toMatchObject({ kind: 'stored', object: { size: 40 * MiB } })
+    expect(sent).toEqual([20 * MiB, 20 * MiB, 20 * MiB])
   })
 
   test('has fewer ranges on their way once some took longer than ten seconds over a slow line', async () => {

@@ -133,6 +133,27 @@ describe('the lanes of a connection', () => {
   })
 })
 
+describe('Lanes that carry a hundred megabytes a second', () => {
+  test.each([
+    { bytes: [], areFast: false },
+    { bytes: [100e6], areFast: true },
+    { bytes: [100e6, 99e6], areFast: false },
+    { bytes: [100e6, 99e6, 100e6], areFast: true },
+    // The last range of a file is short, and tells nothing.
+    { bytes: [100e6, 1e6], areFast: true }
+  ])('are fast: $areFast after ranges of $bytes bytes, each a second', async ({ bytes, areFast }) => {
+    let nowMs = 0
+    const lanes = new Lanes(2, 4, () => nowMs)
+    for (const each of bytes) {
+      const lane = await lanes.take(never)
+      nowMs += 1000
+      lane.asked(each)
+      lane.done()
+    }
+    expect(lanes.areFast).toBe(areFast)
+  })
+})
+
 describe('Lanes whose ranges are slow', () => {
   /** Begins as many ranges as may be on their way; each has asked for everything. */
   async function fill(lanes: Lanes): Promise<Lane[]> {

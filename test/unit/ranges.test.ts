@@ -17,8 +17,8 @@ describe('planParts', () => {
       fc.maxSafeNat().map((size) => size % s3.maxObjectBytes)
     )
     fc.assert(
-      fc.property(sizes, (size) => {
-        const plan = planParts(size, s3)!
+      fc.property(sizes, fc.boolean(), (size, areLong) => {
+        const plan = planParts(size, s3, areLong)!
         expect(plan.count).toBeGreaterThanOrEqual(1)
         expect(plan.count).toBeLessThanOrEqual(s3.maxParts)
         expect(plan.partBytes).toBeGreaterThanOrEqual(s3.minPartBytes)
@@ -38,6 +38,16 @@ describe('planParts', () => {
   test('parts are of 16 MiB as long as 10,000 of them are enough', () => {
     expect(planParts(10_000 * 16 * MiB, s3)).toEqual({ partBytes: 16 * MiB, count: 10_000 })
     expect(planParts(10_000 * 16 * MiB + 1, s3)).toEqual({ partBytes: 17 * MiB, count: 9412 })
+  })
+
+  test.each([
+    [17, 16, 2],
+    [40, 20, 2],
+    [127.5, 64, 2],
+    [1024, 64, 16],
+    [640_001, 65, 9847]
+  ])('long parts of %d MiB are of %d MiB: halves, from 16 to 64', (mebibytes, partMebibytes, count) => {
+    expect(planParts(mebibytes * MiB, s3, true)).toEqual({ partBytes: partMebibytes * MiB, count })
   })
 
   test('an object that the store cannot hold has no plan', () => {
