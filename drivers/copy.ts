@@ -232,7 +232,7 @@ class Copy {
   }
 
   async #large(): Promise<Outcome> {
-    const plan = planParts(this.#file.size, this.#store.limits, lanesOf(this.#sftp).areFast)
+    const plan = planParts(this.#file.size, this.#store.limits, await lanesOf(this.#sftp).areFast())
     if (!plan) throw new IngestError('FILE_TOO_LARGE', `${this.#file.size} bytes do not fit the store's parts`)
     const { signal } = this.#job
     const seen = await this.#sftp.stat(this.#file.path, { signal })

@@ -12,6 +12,7 @@
  * server or the machine is, fewer of them share what there is, and end sooner. Where they do not, since each of them has a
  * limit of its own (a store far away that grants a connection so much), fewer would only copy less: there are as many again.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Sftp } from './sftp/sftp.ts'
 
 /** A round trip of this many milliseconds pays for one more lane: a channel carries 1-2 MiB a round trip. */
@@ -25,6 +26,8 @@ const NEAR_LANES = 2
 const NEAR_MS = 5
 /** A lane that carries less waits for the server's storage or for the line, where more of them may bring more. */
 const FAST_BYTES_PER_SECOND = 100e6
+/** A first range is of 16 MiB, and has to be opened. */
+const FIRST_MS = 200
 /** A shorter range, the last of a file, tells more of its OPEN than of how fast a lane is. */
 const TELLING_BYTES = 4 * 1024 * 1024
 /** A range should not be on its way for longer: less than half of what a stop leaves it. */
@@ -59,7 +62,10 @@ export class Lanes {
   /** How long ranges should take with the fewer that were tried. */
   #hopedMs = Number.POSITIVE_INFINITY
   #areApart = false
-  #areFast = false
+  /** null: nothing is known yet. */
+  #areFast: boolean | null = null
+  #firstHasAsked = false
+  readonly #firstHasTold = Promise.withResolvers<void>()
 
   /** `first` of them to begin with, and one more, up to `most`, for each range that a lane carried slowly. */
   constructor(first: number, most = first, nowMs = () => performance.now()) {
@@ -70,9 +76,20 @@ export class Lanes {
     this.#free = Array.from({ length: this.#count }, (_, channel) => channel)
   }
 
-  /** Whether the last range that tells was carried fast. Nothing is known of a connection that has just been opened. */
-  get areFast(): boolean {
-    return this.#areFast
+  /**
+   * Whether the last range that tells was carried fast. Of a connection that has just been opened nothing is known: whoever
+   * asks first hears no, and whoever asks next waits for the first range, for as long as it may take and be fast.
+   */
+  async areFast(): Promise<boolean> {
+    const isFirst = !this.#firstHasAsked
+    this.#firstHasAsked = true
+    if (this.#areFast === null && !isFirst && this.#count < this.most) {
+      const tooLong = new AbortController()
+      const waited = delay(FIRST_MS, undefined, { signal: tooLong.signal }).catch(() => undefined)
+      await Promise.race([this.#firstHasTold.promise, waited])
+      tooLong.abort()
+    }
+    return this.#areFast ?? false
   }
 
   /** Rejects with the signal's reason. */
@@ -117,6 +134,7 @@ export class Lanes {
       if (isHeld && bytes >= TELLING_BYTES) {
         this.#areFast = bytes * 1000 >= FAST_BYTES_PER_SECOND * (this.#nowMs() - beganMs)
         if (!this.#areFast) this.#addOne()
+        this.#firstHasTold.resolve()
       }
       giveBack()
     }

@@ -202,6 +202,7 @@ export function install(): void {
     delay: timersPromises.setTimeout,
     yielded: timersPromises.setImmediate,
     now: Date.now,
+    monotonic: performance.now.bind(performance),
     random: Math.random,
     timeout: AbortSignal.timeout,
     uuid: crypto.randomUUID
@@ -247,6 +248,7 @@ export function install(): void {
     const owner = current.getStore()
     return owner ? owner.timeline.date + owner.skewMs : real.now()
   }
+  performance.now = () => current.getStore()?.timeline.now ?? real.monotonic()
   Math.random = () => {
     const owner = current.getStore()
     return owner ? owner.timeline.random.next() : real.random()

@@ -136,6 +136,7 @@ describe('the lanes of a connection', () => {
 describe('Lanes that carry a hundred megabytes a second', () => {
   test.each([
     { bytes: [], areFast: false },
+    { bytes: [99e6], areFast: false },
     { bytes: [100e6], areFast: true },
     { bytes: [100e6, 99e6], areFast: false },
     { bytes: [100e6, 99e6, 100e6], areFast: true },
@@ -150,7 +151,25 @@ describe('Lanes that carry a hundred megabytes a second', () => {
       lane.asked(each)
       lane.done()
     }
-    expect(lanes.areFast).toBe(areFast)
+    await lanes.areFast()
+    expect(await lanes.areFast()).toBe(areFast)
+  })
+
+  test('are not taken for fast by whoever asks first, and the next one waits for the first range', async () => {
+    const lanes = new Lanes(2, 4)
+    expect(await lanes.areFast()).toBe(false)
+    const lane = await lanes.take(never)
+    const next = lanes.areFast()
+    lane.asked(100e6)
+    expect(await next).toBe(true)
+  })
+
+  test('are not waited for when they are many from the beginning, as to a distant server', async () => {
+    const lanes = new Lanes(4)
+    await lanes.areFast()
+    const next = lanes.areFast()
+    ;(await lanes.take(never)).asked(100e6)
+    expect(await next).toBe(false)
   })
 })
 
