@@ -139,6 +139,22 @@ export const cases: Case[] = [
     ]
   },
   {
+    // A store waits for its disk at the end of each part and file, and a disk that takes less than Longshore sends is all
+    // that the case above shows.
+    name: 'many-in-memory',
+    title: '16 x 128 MiB, loopback, the store in memory',
+    files: 16,
+    sizeBytes: 128 * MiB,
+    storeInMemory: true,
+    unit: 'MB/s',
+    runs: 3,
+    transfers: [4, 16],
+    goals: [
+      { of: 'rate', atLeast: 1.3 },
+      { of: 'rssMB', atMost: 200 }
+    ]
+  },
+  {
     name: 'huge',
     title: '8 GiB, sparse, loopback',
     files: 1,
