@@ -24,7 +24,8 @@ const LONG_PART_BYTES = 64 * mebibyte
  */
 export function planParts(sizeBytes: number, limits: PartLimits, areLong = false): PartPlan | null {
   if (sizeBytes > limits.maxObjectBytes) return null
-  const wanted = areLong ? Math.min(LONG_PART_BYTES, Math.max(USUAL_PART_BYTES, sizeBytes / 2)) : USUAL_PART_BYTES
+  const half = Math.min(sizeBytes / 2, LONG_PART_BYTES, limits.maxPartBytes)
+  const wanted = areLong ? Math.max(USUAL_PART_BYTES, half) : USUAL_PART_BYTES
   const needed = Math.max(wanted, limits.minPartBytes, sizeBytes / limits.maxParts)
   const partBytes = Math.ceil(needed / mebibyte) * mebibyte
   return partBytes > limits.maxPartBytes ? null : partsOf(sizeBytes, partBytes)

@@ -50,6 +50,11 @@ describe('planParts', () => {
     expect(planParts(mebibytes * MiB, s3, true)).toEqual({ partBytes: partMebibytes * MiB, count })
   })
 
+  test('long parts are no longer than the store takes them', () => {
+    const limits = { ...s3, maxPartBytes: 32 * MiB }
+    expect(planParts(1024 * MiB, limits, true)).toEqual({ partBytes: 32 * MiB, count: 32 })
+  })
+
   test('an object that the store cannot hold has no plan', () => {
     expect(planParts(s3.maxObjectBytes, s3)).not.toBeNull()
     expect(planParts(s3.maxObjectBytes + 1, s3)).toBeNull()
