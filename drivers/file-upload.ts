@@ -61,9 +61,8 @@ export class FileUpload {
     try {
       await this.#job.keepUpload(upload)
     } catch (error) {
-      // Overtaken meanwhile: nobody else knows of this one.
-      if (errorType(error) === 'LEASE_LOST')
-        await this.#store.abortUpload(this.#key, upload.uploadId).catch(() => undefined)
+      // Nobody else knows of this one, and where the file was overtaken or taken back meanwhile, nobody looks for it.
+      await this.#store.abortUpload(this.#key, upload.uploadId).catch(() => undefined)
       throw error
     }
     return upload

@@ -17,6 +17,7 @@ export class Writer {
   /** Those that Longshore makes are not the partner's. */
   readonly #folders: readonly string[]
   #count = 0
+  #marksAll = false
   /** Files that are being written now. */
   readonly open = new Set<string>()
 
@@ -57,14 +58,15 @@ export class Writer {
     step()
   }
 
-  /** Says of every file that it is finished. */
+  /** Says of every file that it is finished, and from now on of each that comes. */
   mark(): void {
+    this.#marksAll = true
     if (!this.#marker) return
     for (const path of [...this.#source.files.keys()]) if (this.#isOurs(path)) this.#mark(path)
   }
 
   #markSoon(path: string): void {
-    if (this.#marker && this.#random.chance(0.8)) this.#after(() => this.#mark(path))
+    if (this.#marker && (this.#marksAll || this.#random.chance(0.8))) this.#after(() => this.#mark(path))
   }
 
   #mark(path: string): void {
