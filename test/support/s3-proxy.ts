@@ -52,7 +52,8 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
     const { method, url: path, rawHeaders: headers } = request
     const upstream = send({ hostname, port, method, path, headers, agent })
     const fail = () => reset(request.socket)
-    upstream.on('error', fail)
+    // A store that answers before it has everything closes the connection soon; its answer is on the way then.
+    upstream.on('error', () => response.headersSent || fail())
     request.on('error', () => upstream.destroy())
     response.on('close', () => upstream.destroy())
     upstream.on('response', (answer) => {
