@@ -41,6 +41,27 @@ const KiB = 1024
 const MiB = 1024 * KiB
 const GiB = 1024 * MiB
 
+const small: Omit<Case, 'name' | 'title' | 'goals'> = {
+  files: 2000,
+  sizeBytes: 16 * KiB,
+  storeInMemory: true,
+  unit: 'files/s',
+  runs: 3,
+  transfers: [4, 16, 32]
+}
+
+const many: Omit<Case, 'name' | 'title'> = {
+  files: 16,
+  sizeBytes: 128 * MiB,
+  unit: 'MB/s',
+  runs: 3,
+  transfers: [4, 16],
+  goals: [
+    { of: 'rate', atLeast: 1.3 },
+    { of: 'rssMB', atMost: 200 }
+  ]
+}
+
 export const cases: Case[] = [
   {
     name: 'big',
@@ -92,67 +113,36 @@ export const cases: Case[] = [
   {
     name: 'small',
     title: '2,000 x 16 KiB, loopback, the first after the start',
-    files: 2000,
-    sizeBytes: 16 * KiB,
-    storeInMemory: true,
-    unit: 'files/s',
-    runs: 3,
-    transfers: [4, 16, 32],
+    ...small,
     naive: true,
     goals: [{ of: 'rate', atLeast: 2 }]
   },
   {
     name: 'small-running',
     title: '2,000 x 16 KiB, loopback, while it runs',
-    files: 2000,
-    sizeBytes: 16 * KiB,
-    storeInMemory: true,
+    ...small,
     roundsBefore: 2,
-    unit: 'files/s',
-    runs: 3,
-    transfers: [4, 16, 32],
     goals: [{ of: 'rate', atLeast: 2 }]
   },
   {
     name: 'small-20ms',
     title: '2,000 x 16 KiB, 20 ms round trip',
-    files: 2000,
-    sizeBytes: 16 * KiB,
-    storeInMemory: true,
+    ...small,
     delayMs: 20,
-    unit: 'files/s',
-    runs: 3,
-    transfers: [4, 16, 32],
     goals: [{ of: 'rate', atLeast: 3 }]
   },
   {
     name: 'many',
     title: '16 x 128 MiB, loopback',
-    files: 16,
-    sizeBytes: 128 * MiB,
-    unit: 'MB/s',
-    runs: 3,
-    transfers: [4, 16],
-    goals: [
-      { of: 'rate', atLeast: 1.3 },
-      { of: 'rssMB', atMost: 200 }
-    ]
+    ...many
   },
   {
     // A store waits for its disk at the end of each part and file, and a disk that takes less than Longshore sends is all
     // that the case above shows.
     name: 'many-in-memory',
     title: '16 x 128 MiB, loopback, the store in memory',
-    files: 16,
-    sizeBytes: 128 * MiB,
-    storeInMemory: true,
-    unit: 'MB/s',
-    runs: 3,
-    transfers: [4, 16],
-    goals: [
-      { of: 'rate', atLeast: 1.3 },
-      { of: 'rssMB', atMost: 200 }
-    ]
+    ...many,
+    storeInMemory: true
   },
   {
     name: 'huge',
