@@ -151,16 +151,24 @@ describe('a store', () => {
   })
 
   test('that answers a completion with an error inside a 200 is not believed, and asked again', async () => {
-    once(['complete'], { kind: 'answer', status: 200, code: 'InternalError' })
-    const before = { completions: seen('complete'), parts: seen('part') }
+    const completions = seen('complete')
+    let hasFailed = false
+    const sentParts: (number | null)[] = []
+    longshore.s3!.fault = ({ operation, partNumber }) => {
+      if (operation === 'part') sentParts.push(partNumber)
+      if (operation !== 'complete' || hasFailed) return null
+      hasFailed = true
+      return { kind: 'answer', status: 200, code: 'InternalError' }
+    }
     await put('completed', LARGE_BYTES)
     const file = await longshore.becomes('completed', 'notified')
     expect(statusesOf(file)).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
     expect(file.history[2].reason).toMatch(/InternalError/)
     expect(file.attempts).toBe(1)
-    expect(seen('complete') - before.completions).toBe(2)
-    // The parts that are stored are not sent again.
-    expect(seen('part') - before.parts).toBe(PARTS)
+    expect(seen('complete') - completions).toBe(2)
+    // The parts that are stored are not sent again; how many they are depends on the speed of the lanes before.
+    expect(sentParts.length).toBeGreaterThan(1)
+    expect(new Set(sentParts).size).toBe(sentParts.length)
     expect(await longshore.problems()).toEqual([])
   })
 
