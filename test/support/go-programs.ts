@@ -1,6 +1,6 @@
 /** Programs that are built from their Go modules: which ones, and where a built one is kept. */
 import { execFile } from 'node:child_process'
-import { mkdir, rename, rm } from 'node:fs/promises'
+import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { cacheFolder, isProgram, onPath } from './process.ts'
@@ -12,6 +12,11 @@ const modules = {
   rclone: 'github.com/rclone/rclone@v1.76.0',
   versitygw: 'github.com/versity/versitygw/cmd/versitygw@v1.8.0'
 }
+
+/** Fetched where the installed Go is older than 1.21, the first that fetches by itself the Go that a module asks for. */
+const toolchain = { version: 'go1.26.8', oldestGo: 21 }
+
+const run = promisify(execFile)
 
 export type GoProgram = keyof typeof modules
 export const goPrograms = Object.keys(modules) as GoProgram[]
@@ -41,7 +46,7 @@ export async function goBinary(program: GoProgram): Promise<string> {
   await mkdir(building, { recursive: true })
   const module = modules[program]
   try {
-    await promisify(execFile)('go', ['install', module], {
+    await run(await goCommand(), ['install', module], {
       env: { ...process.env, GOBIN: building, CGO_ENABLED: '0' },
       maxBuffer: 64 * 1024 * 1024
     })
@@ -51,4 +56,22 @@ export async function goBinary(program: GoProgram): Promise<string> {
     await rm(building, { recursive: true, force: true })
   }
   return cached
+}
+
+/**
+ * The `go` to build with. Debian 12 has 1.19, which understands no module of today; but it can download a newer Go, for
+ * that is published as the module `golang.org/toolchain` (go.dev/doc/toolchain). An old Go unpacks it without its
+ * programs' right to be run.
+ */
+async function goCommand(): Promise<string> {
+  const { stdout } = await run('go', ['env', 'GOVERSION', 'GOOS', 'GOARCH'])
+  const [version, platform, architecture] = stdout.trim().split('\n')
+  const minor = Number(/^go1\.(\d+)/.exec(version!)?.[1] ?? Number.POSITIVE_INFINITY)
+  if (minor >= toolchain.oldestGo) return 'go'
+  const module = `golang.org/toolchain@v0.0.1-${toolchain.version}.${platform}-${architecture}`
+  const { Dir: folder } = JSON.parse((await run('go', ['mod', 'download', '-json', module])).stdout)
+  for (const programs of ['bin', `pkg/tool/${platform}_${architecture}`]) {
+    for (const name of await readdir(join(folder, programs))) await chmod(join(folder, programs, name), 0o755)
+  }
+  return join(folder, 'bin/go')
 }
