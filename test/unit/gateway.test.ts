@@ -3,8 +3,8 @@ import { inspect } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
 import { Loggers, ServiceBroker } from 'moleculer'
-import ssh2 from 'ssh2'
 import { loadConfig } from '../../config.ts'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { IngestError } from '../../domain/errors.ts'
 import type { ServerRecord } from '../../domain/server.ts'
 import { brokerOptions } from '../../moleculer.config.ts'
@@ -110,9 +110,7 @@ describe('the REST gateway', () => {
   describe('of a server whose private key', () => {
     const least = { name: 'partner', host: '127.0.0.1', username: 'u' }
     const passphrase = 'gateway-canary-passphrase'
-    const { private: encrypted } = ssh2.utils.generateKeyPairSync('ed25519', {
-      ...{ passphrase, cipher: 'aes256-ctr', rounds: 4 }
-    })
+    const { private: encrypted } = newSshKey({ passphrase, cipher: 'aes256-ctr', rounds: 4 })
     const asked = async (method: string, path: string, body: object) => {
       const { status, body: answer } = await api.request(method, path, body)
       expect(JSON.stringify(answer)).not.toMatch(/canary|BEGIN/)

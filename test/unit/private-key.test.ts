@@ -1,11 +1,10 @@
 import { generateKeyPairSync } from 'node:crypto'
 import { describe, expect, test } from '@jest/globals'
-import ssh2 from 'ssh2'
+import { newSshKey } from '../../demo/ssh-key.ts'
 import { readPrivateKey } from '../../drivers/sftp/private-key.ts'
 
 const passphrase = 'canary-passphrase'
-const opensshKeys = (options = {}) => ssh2.utils.generateKeyPairSync('ed25519', options)
-const encrypted = (rounds: number) => opensshKeys({ passphrase, cipher: 'aes256-ctr', rounds }).private
+const encrypted = (rounds: number) => newSshKey({ passphrase, cipher: 'aes256-ctr', rounds }).private
 const pem = (type: 'pkcs1' | 'pkcs8', more = {}) =>
   generateKeyPairSync('rsa', {
     modulusLength: 2048,
@@ -22,9 +21,9 @@ function faultOf(text: string, given?: string) {
 
 describe('readPrivateKey', () => {
   test.each([
-    ["OpenSSH's format", opensshKeys().private, undefined],
+    ["OpenSSH's format", newSshKey().private, undefined],
     ["OpenSSH's format, encrypted", encrypted(4), passphrase],
-    ["OpenSSH's format with a passphrase that it does not need", opensshKeys().private, passphrase],
+    ["OpenSSH's format with a passphrase that it does not need", newSshKey().private, passphrase],
     ['PEM', pem('pkcs1'), undefined],
     ['PEM, encrypted', pem('pkcs1', locked), passphrase],
     ['PEM with the line ends of Windows', pem('pkcs1').replaceAll('\n', '\r\n'), undefined]
@@ -44,7 +43,7 @@ describe('readPrivateKey', () => {
   test.each([
     ['any text', 'canary'],
     ['nothing', ''],
-    ['a key that is cut short', opensshKeys().private.slice(0, 150)],
+    ['a key that is cut short', newSshKey().private.slice(0, 150)],
     ['a key whose body is another', '-----BEGIN OPENSSH PRIVATE KEY-----\nY2FuYXJ5\n-----END OPENSSH PRIVATE KEY-----'],
     ['a key in a format that is not known', pem('pkcs8')],
     ['a certificate', '-----BEGIN CERTIFICATE-----\nY2FuYXJ5\n-----END CERTIFICATE-----']
@@ -55,7 +54,7 @@ describe('readPrivateKey', () => {
   })
 
   test('refuses a public key as one', () => {
-    expect(faultOf(opensshKeys().public)).toEqual({
+    expect(faultOf(newSshKey().public)).toEqual({
       field: 'privateKey',
       message: expect.stringContaining('a public key')
     })
