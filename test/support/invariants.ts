@@ -211,8 +211,8 @@ function keysOf(record: CheckedRecord): string[] {
 }
 
 function checkUploads({ records, uploads }: Snapshot, rules: Rules, problems: string[]): void {
-  const mayGoOn = new Set(records.filter(({ object }) => object === null).flatMap(keysOf))
-  const isKept = (key: string) => rules.end === 'settled' && !rules.isSwept && mayGoOn.has(key)
+  const mayBeLeft = new Set(records.filter((one) => one.object === null || wasTakenBack(one)).flatMap(keysOf))
+  const isKept = (key: string) => rules.end === 'settled' && !rules.isSwept && mayBeLeft.has(key)
   for (const [key, left] of Map.groupBy(uploads, (upload) => upload.key)) {
     if (!isKept(key)) problems.push(`${shown(key)}: ${left.length} multipart uploads were left`)
   }
@@ -222,6 +222,13 @@ function checkUploads({ records, uploads }: Snapshot, rules: Rules, problems: st
 function wasFetchedAgain({ history }: CheckedRecord): boolean {
   return history.some(
     ({ status }, index) => status === 'pending' && /uploaded|notified/.test(history[index - 1]?.status ?? '')
+  )
+}
+
+/** It was to be fetched again, and that was given up: the word that its upload is to be aborted may have been lost. */
+function wasTakenBack({ history }: CheckedRecord): boolean {
+  return history.some(
+    ({ status }, index) => /uploaded|notified/.test(status) && history[index - 1]?.status === 'pending'
   )
 }
 

@@ -202,6 +202,16 @@ describe('the checker of a run in which files change', () => {
     expect(judge(snapshot, loose).problems).toEqual(['"partner/b": 1 multipart uploads were left'])
   })
 
+  test('permits the upload of a refetch that was taken back until it is swept', () => {
+    const { snapshot, a } = sound()
+    snapshot.uploads.push({ key: 'partner/a', uploadId: 'u' })
+    const left = ['"partner/a": 1 multipart uploads were left']
+    expect(judge(snapshot, loose).problems).toEqual(left)
+    a.history.push({ at: T + 5000, status: 'pending' }, { at: T + 6000, status: a.status })
+    expect(judge(snapshot, loose).problems).toEqual([])
+    expect(judge(snapshot, { ...loose, isSwept: true }).problems).toEqual(left)
+  })
+
   test('permits the object of a worker that died before its file was gone', () => {
     const { snapshot, b } = sound()
     const history = [...b.history.slice(0, 3), { at: T + 500, status: 'vanished' as const }]
