@@ -70,6 +70,14 @@ class Scan {
   }
 
   async run(): Promise<ScanResult> {
+    try {
+      return await this.#run()
+    } finally {
+      await this.#batch.end()
+    }
+  }
+
+  async #run(): Promise<ScanResult> {
     const startedAt = this.#ports.now()
     let listedRoots = 0
     for (const root of this.#policy.roots) {

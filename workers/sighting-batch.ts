@@ -22,6 +22,10 @@ export type Register = (sightings: Sighting[]) => Promise<RegisterAnswer>
 /** Messages between services stay below NATS's 1 MiB: batches are cut by bytes, and by count for the database's sake. */
 const BATCH_BYTES = 512 * 1024
 const BATCH_FILES = 500
+/** The first ones are shorter, each twice the one before: what is found is copied while the rest is registered. */
+const FIRST_BATCH_FILES = 64
+/** So many batches may be listed while one is registered. */
+const AHEAD = 4
 
 export class SightingBatch {
   readonly counts: RegisterCounts = { new: 0, settling: 0, pending: 0, skipped: 0 }
@@ -32,26 +36,52 @@ export class SightingBatch {
   #openSorted: Float64Array | null = null
   #batch: Sighting[] = []
   #bytes = 0
+  #batchFiles = FIRST_BATCH_FILES
+  /** Of the batches that are registered or wait for it, one after the other. */
+  readonly #underWay: Promise<void>[] = []
+  #last: Promise<void> = Promise.resolve()
+  #isOver = false
 
   constructor(register: Register, known?: KnownFiles) {
     this.#register = register
     this.#known = known
   }
 
-  /** Resolves when it may be forgotten by the caller; null where there is nothing to wait for. */
+  /** Resolves when more may be added; null where there is nothing to wait for. Rejects where a batch was not registered. */
   add(sighting: Sighting): Promise<void> | null {
     if (this.#known?.has(sighting)) return null
     this.#batch.push(sighting)
     // As it travels: a control character in a name takes six bytes.
     this.#bytes += Buffer.byteLength(JSON.stringify(sighting))
-    return this.#batch.length >= BATCH_FILES || this.#bytes >= BATCH_BYTES ? this.flush() : null
+    if (this.#batch.length < this.#batchFiles && this.#bytes < BATCH_BYTES) return null
+    this.#send()
+    return this.#underWay.length > AHEAD ? this.#underWay.shift()! : null
   }
 
+  /** Resolves when everything that was added is registered. */
   async flush(): Promise<void> {
+    if (this.#batch.length > 0) this.#send()
+    await this.#last
+  }
+
+  /** Registers nothing more, and resolves when nothing is under way. */
+  async end(): Promise<void> {
+    this.#isOver = true
+    await this.#last.catch(() => undefined)
+  }
+
+  #send(): void {
     const batch = this.#batch
-    if (batch.length === 0) return
     this.#batch = []
     this.#bytes = 0
+    this.#batchFiles = Math.min(BATCH_FILES, 2 * this.#batchFiles)
+    this.#last = this.#last.then(() => (this.#isOver ? undefined : this.#record(batch)))
+    // Whoever adds or flushes hears of it.
+    this.#last.catch(() => undefined)
+    this.#underWay.push(this.#last)
+  }
+
+  async #record(batch: Sighting[]): Promise<void> {
     const answer = await this.#register(batch).catch((error) => {
       this.#known?.giveUp()
       throw error
