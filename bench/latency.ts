@@ -1,6 +1,7 @@
 /**
- * From the request for a scan to the message: one small file at a time, on OpenSSH, MinIO and RabbitMQ. Once with a process
- * for each service, NATS and MongoDB (or its stand-in, see test/support/mongo.ts), once all in one process on NeDB.
+ * From the request for a scan to the message: one small file at a time, on OpenSSH, MinIO and RabbitMQ. With a process for
+ * each service, NATS and MongoDB (or its stand-in, see test/support/mongo.ts), and all in one process on NeDB; from a near
+ * server that sends one file soon after another, and from a distant one that sends few, where a connection is made for each.
  */
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -13,28 +14,39 @@ export interface Latency {
   p50Ms: number
   p95Ms: number
   maxMs: number
+  /** Of the 95th percentile; null: none was set. */
+  goalMs: number | null
 }
 
-const GOAL_MS = 250
-const FILES = 60
+interface Sender {
+  files: number
+  /** Between one file and the next. */
+  pauseMs: number
+  /** Added to the way to the server. */
+  roundTripMs: number
+  goalMs: number | null
+}
+
+/** The pause is so long that no file meets what the one before left behind, such as its record of `notified`. */
+const busy: Sender = { files: 60, pauseMs: 200, roundTripMs: 0, goalMs: 250 }
+/** The pause is longer than a worker keeps its connection. */
+const distant: Sender = { files: 10, pauseMs: 6_000, roundTripMs: 50, goalMs: null }
 /** The first ones find no connection to anything yet. */
 const WARMUP = 5
-/** So that no file meets what the one before left behind, such as its record of `notified`. */
-const PAUSE_MS = 200
 
 export async function measureLatency(): Promise<Latency[]> {
-  const backends = await startBackends()
+  const backends = await startBackends({ proxied: true })
   try {
     return [
-      await measure('seven processes, NATS, MongoDB', backends, true),
-      await measure('one process, NeDB', backends, false)
+      ...(await measure('seven processes, NATS, MongoDB', backends, true)),
+      ...(await measure('one process, NeDB', backends, false))
     ]
   } finally {
     await backends.stop()
   }
 }
 
-async function measure(how: string, backends: Backends, isSpread: boolean): Promise<Latency> {
+async function measure(how: string, backends: Backends, isSpread: boolean): Promise<Latency[]> {
   const { TRANSPORTER, MONGO_URL, ...stores } = backends.env
   const consumer = await startConsumer(backends.queue)
   const longshore = await startLongshore(isSpread ? { backends } : { env: stores as Record<string, string> })
@@ -43,15 +55,22 @@ async function measure(how: string, backends: Backends, isSpread: boolean): Prom
     const name = isSpread ? 'spread' : 'one'
     const { body } = await longshore.api.request('POST', '/servers', backends.server({ ...policy, name }))
     await longshore.api.request('POST', `/servers/${body.id}/scan?wait=true`)
-    const times: number[] = []
-    for (let number = -WARMUP; number < FILES; number++) {
-      const ms = await oneFile(backends, longshore, consumer, { server: body.id, file: `${name}-${number}.csv` })
-      if (number >= 0) times.push(ms)
-      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS))
+    const found: Latency[] = []
+    for (const { files, pauseMs, roundTripMs, goalMs } of [busy, distant]) {
+      backends.proxy!.delay(roundTripMs)
+      const times: number[] = []
+      for (let number = found.length === 0 ? -WARMUP : 0; number < files; number++) {
+        const file = `${name}-${roundTripMs}-${number}.csv`
+        const ms = await oneFile(backends, longshore, consumer, { server: body.id, file })
+        if (number >= 0) times.push(ms)
+        await new Promise((resolve) => setTimeout(resolve, pauseMs))
+      }
+      times.sort((a, b) => a - b)
+      const at = (share: number) => Math.round(times[Math.ceil(times.length * share) - 1]!)
+      const where = roundTripMs === 0 ? '' : `; a server ${roundTripMs} ms away, a file every ${pauseMs / 1000} s`
+      found.push({ how: how + where, files, p50Ms: at(0.5), p95Ms: at(0.95), maxMs: at(1), goalMs })
     }
-    times.sort((a, b) => a - b)
-    const at = (share: number) => Math.round(times[Math.ceil(times.length * share) - 1]!)
-    return { how, files: FILES, p50Ms: at(0.5), p95Ms: at(0.95), maxMs: at(1) }
+    return found
   } finally {
     await longshore.stop()
     await consumer.close()
@@ -74,8 +93,8 @@ async function oneFile(
   return message()!.receivedAt - startedAt
 }
 
-export function isQuick({ p95Ms }: Latency): boolean {
-  return p95Ms <= GOAL_MS
+export function isQuick({ p95Ms, goalMs }: Latency): boolean {
+  return goalMs === null || p95Ms <= goalMs
 }
 
 export function latencyTable(rows: Latency[]): string {
@@ -84,9 +103,9 @@ export function latencyTable(rows: Latency[]): string {
     '| --- | --- | --- | --- | --- | --- | --- |'
   ]
   for (const row of rows) {
-    const { how, files, p50Ms, p95Ms, maxMs } = row
-    const met = isQuick(row) ? 'yes' : 'NO'
-    lines.push(`| ${how} | ${files} | ${p50Ms} ms | ${p95Ms} ms | ${maxMs} ms | p95 <= ${GOAL_MS} ms | ${met} |`)
+    const { how, files, p50Ms, p95Ms, maxMs, goalMs } = row
+    const goal = goalMs === null ? ' | ' : `p95 <= ${goalMs} ms | ${isQuick(row) ? 'yes' : 'NO'}`
+    lines.push(`| ${how} | ${files} | ${p50Ms} ms | ${p95Ms} ms | ${maxMs} ms | ${goal} |`)
   }
   return lines.join('\n')
 }

@@ -14,6 +14,7 @@ import { afterUploadMixin } from '../mixins/after-upload.mixin.ts'
 import { inspectionMixin } from '../mixins/inspection.mixin.ts'
 import { tickerMixin } from '../mixins/ticker.mixin.ts'
 import { type Connector, connectToServer, type ServerTarget } from '../workers/connect.ts'
+import { handoverOf } from '../workers/handover.ts'
 import { KnownServers } from '../workers/known-files.ts'
 import { lookAgain } from '../workers/look.ts'
 import { persistently } from '../workers/persistently.ts'
@@ -21,6 +22,9 @@ import { type RunningScan, RunningScans } from '../workers/running-scans.ts'
 import { type ScanResult, scanServer } from '../workers/scan.ts'
 import { testServer } from '../workers/test-server.ts'
 import type { ScanOrder, WorkOrder } from './servers.service.ts'
+
+/** Called when everything was looked at over a connection: from then on others may read over it. */
+type Offer = () => void
 
 /** Somebody who asked for a scan and waits for its end. */
 interface Waiter {
@@ -184,8 +188,8 @@ export function scannerService(config: Config): ServiceSchema {
         const signal = AbortSignal.any([scan.abort.signal, this.stop.signal])
         try {
           scan.slotId ??= await this.waitForSlot(id, 'scan', signal)
-          const { summary, problem, quarantined } = await this.connected(order, signal, (sftp: Sftp) =>
-            this.list(sftp, order, signal)
+          const { summary, problem, quarantined } = await this.connected(order, signal, (sftp: Sftp, offer: Offer) =>
+            this.list(sftp, order, signal, offer)
           )
           for (const { folder, reason } of quarantined) {
             this.logger.warn(`${order.name}: a name in ${JSON.stringify(folder)} is quarantined: ${reason}`)
@@ -218,7 +222,7 @@ export function scannerService(config: Config): ServiceSchema {
         await this.broker.call('servers.giveScansBack', { scans: [holdOf(scan)] }).catch(() => undefined)
       },
 
-      async list(sftp: Sftp, order: ScanOrder, signal: AbortSignal): Promise<ScanResult> {
+      async list(sftp: Sftp, order: ScanOrder, signal: AbortSignal, offer: Offer): Promise<ScanResult> {
         const { broker } = this
         const serverId = order.target.id
         const scanned = scannedBy(order)
@@ -230,6 +234,7 @@ export function scannerService(config: Config): ServiceSchema {
             known,
             now: Date.now,
             register: (sightings: Sighting[]) => this.register(order, sightings),
+            listed: offer,
             unstored: (after) => broker.call('files.unstored', { serverId, scanEpoch: order.scanEpoch, after }),
             vanished: (ids) => broker.call('files.vanished', { ids })
           })
@@ -254,8 +259,9 @@ export function scannerService(config: Config): ServiceSchema {
         if (!taken.slotId) return
         const { order } = taken
         try {
-          await this.connected(order, this.stop.signal, async (sftp: Sftp) => {
+          await this.connected(order, this.stop.signal, async (sftp: Sftp, offer: Offer) => {
             const { seen, gone } = await lookAgain(sftp, order.policy, paths)
+            offer()
             // Of a file that was stored meanwhile the next scan decides: it may remember what it was.
             if (seen.length > 0) await this.register(order, seen, 'ignore')
             if (gone.length > 0) await this.broker.call('files.vanishedPaths', { serverId, paths: gone })
@@ -275,11 +281,21 @@ export function scannerService(config: Config): ServiceSchema {
         await this.broker.call('servers.failed', report).catch(() => undefined)
       },
 
-      async connected(order: WorkOrder, signal: AbortSignal, use: (sftp: Sftp) => Promise<any>) {
-        const sftp = await connectToServer(this.connector, order.target, signal)
+      /** What is found over the connection may be copied over it, once it is offered. */
+      async connected(
+        { target }: WorkOrder,
+        signal: AbortSignal,
+        use: (sftp: Sftp, offer: Offer) => Promise<any>
+      ): Promise<any> {
+        const sftp = await connectToServer(this.connector, target, signal)
+        let takeBack = async () => {}
+        const offer = () => {
+          takeBack = handoverOf(this.broker).offer(target, sftp)
+        }
         try {
-          return await use(sftp)
+          return await use(sftp, offer)
         } finally {
+          await takeBack()
           await sftp.close()
         }
       },

@@ -17,6 +17,7 @@ import { type Connector, connectToServer } from '../workers/connect.ts'
 import { Departure } from '../workers/departure.ts'
 import { type Copying, Drain, FILES_AT_ONCE, SELF_STOP_MS } from '../workers/drain.ts'
 import type { Finished } from '../workers/finisher.ts'
+import { handoverOf, type Reservation } from '../workers/handover.ts'
 import { Linger } from '../workers/linger.ts'
 import { MemoryBudget } from '../workers/memory-budget.ts'
 import { persistently } from '../workers/persistently.ts'
@@ -192,22 +193,27 @@ export function transferService(config: Config): ServiceSchema {
 
       /** Answers whether there was a connection slot for the stay. */
       async arrive(id: string): Promise<boolean> {
-        const request = { id, kind: 'transfer', holder: this.worker }
-        const { slotId, order, bytesPerSecond }: any = await this.broker.call('servers.takeSlot', request)
-        if (!slotId) return false
-        if (this.departure.hasBegun) {
-          this.releaseSlot(id, slotId)
-          return false
+        const reserved: Reservation | null = handoverOf(this.broker).reserve(id)
+        try {
+          const request = { id, kind: 'transfer', holder: this.worker }
+          const { slotId, order, bytesPerSecond }: any = await this.broker.call('servers.takeSlot', request)
+          if (!slotId) return false
+          if (this.departure.hasBegun) {
+            this.releaseSlot(id, slotId)
+            return false
+          }
+          const stay: Stay = { slotId, drain: null, isResting: false, linger: new Linger(), ended: Promise.resolve() }
+          this.stays.set(id, stay)
+          const pace = this.bandwidth.of(id, bytesPerSecond ?? null)
+          stay.ended = this.stay(id, stay, order, pace, reserved).finally(() => {
+            this.stays.delete(id)
+            this.turns.left(id, Date.now())
+            this.releaseSlot(id, slotId)
+          })
+          return true
+        } finally {
+          reserved?.drop()
         }
-        const stay: Stay = { slotId, drain: null, isResting: false, linger: new Linger(), ended: Promise.resolve() }
-        this.stays.set(id, stay)
-        const pace = this.bandwidth.of(id, bytesPerSecond ?? null)
-        stay.ended = this.stay(id, stay, order, pace).finally(() => {
-          this.stays.delete(id)
-          this.turns.left(id, Date.now())
-          this.releaseSlot(id, slotId)
-        })
-        return true
       },
 
       releaseSlot(id: string, slotId: string): void {
@@ -215,10 +221,12 @@ export function transferService(config: Config): ServiceSchema {
       },
 
       /** One stay at one server, from the connection to the last file. */
-      async stay(id: string, stay: Stay, order: WorkOrder, pace: Pace): Promise<void> {
+      async stay(id: string, stay: Stay, order: WorkOrder, pace: Pace, reserved: Reservation | null): Promise<void> {
         try {
-          const sftp = await connectToServer(this.connector, order.target, this.departure.leaving, pace)
+          const { target } = order
+          const sftp = reserved?.take(target) ?? (await connectToServer(this.connector, target, this.departure.leaving))
           try {
+            sftp.limitTo(pace)
             for (let next: WorkOrder | null = order; next; next = await this.nextOrder(id, stay, sftp, next)) {
               const copied = await this.drain(id, stay, sftp, next)
               // What came while the last file travelled is seen by a look of its own, not only by the next bell.

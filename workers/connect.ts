@@ -4,7 +4,7 @@ import { isPassing } from '../domain/patience.ts'
 import type { SealedSecret } from '../domain/sealed.ts'
 import type { SecretField, ServerAddress } from '../domain/server.ts'
 import { unseal } from '../drivers/secrets.ts'
-import type { ConnectOptions, Pace, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
+import type { ConnectOptions, Sftp, SftpTarget } from '../drivers/sftp/sftp.ts'
 
 /** What `servers` hands to a worker: it may cross the network, because its secrets are sealed. */
 export interface ServerTarget extends ServerAddress {
@@ -22,12 +22,7 @@ export interface Connector {
 }
 
 /** Connects and authenticates, after the host key was found right. Rejects with SFTP_*, ADDRESS_DENIED, SECRET_UNREADABLE. */
-export async function connectToServer(
-  connector: Connector,
-  server: ServerTarget,
-  signal?: AbortSignal,
-  pace?: Pace
-): Promise<Sftp> {
+export async function connectToServer(connector: Connector, server: ServerTarget, signal?: AbortSignal): Promise<Sftp> {
   const { host, port, username, algorithms } = server
   const target: SftpTarget = { host, port, username, ...(algorithms ? { algorithms } : {}) }
   for (const [field, sealed] of Object.entries(server.secrets)) {
@@ -45,7 +40,6 @@ export async function connectToServer(
   }
   return connector.open(target, {
     signal,
-    ...(pace ? { pace } : {}),
     resolveAddress: connector.resolveAddress,
     async verifyHostKey(fingerprint) {
       const pinned = server.hostKey ?? (await pin(fingerprint))

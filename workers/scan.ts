@@ -16,6 +16,8 @@ export interface ScanPorts extends VanishedPorts {
   register: Register
   /** What needs no asking; absent: everything is registered. */
   known?: KnownFiles
+  /** Told when nothing is left to be listed, while the last of it may not be registered yet. */
+  listed?(): void
   /** Told of what gets no sighting, and why; only where somebody asks for reasons. */
   passedOver?(entry: PassedOver): void
   now(): number
@@ -92,6 +94,7 @@ class Scan {
     }
     if (listedRoots === 0 && this.#problem) throw this.#problem
     await this.#followLinks()
+    this.#ports.listed?.()
     await this.#batch.flush()
     const complete = this.#problem === null
     if (complete) await this.#markVanished()

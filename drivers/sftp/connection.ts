@@ -45,7 +45,7 @@ interface Internals {
  */
 export async function connectSftp(target: SftpTarget, options: ConnectOptions): Promise<Sftp> {
   const session = new Session(target, options.timeoutMs)
-  const connection = new Connection(session, options.pace)
+  const connection = new Connection(session)
   await session.connect(target, options, () => connection.prepare())
   return connection
 }
@@ -53,24 +53,23 @@ export async function connectSftp(target: SftpTarget, options: ConnectOptions): 
 class Connection implements Sftp {
   readonly #session: Session
   readonly #operations: Operations
-  readonly #pace: Pace | undefined
+  #pace: Pace | undefined
   /** By the number that callers gave; 0 carries everything but reading. */
   readonly #channels = new Map<number, Promise<SFTPWrapper>>()
   #main!: SFTPWrapper
   #ordered = false
+  /** What the server answers one READ with. */
+  #mostReadBytes = maxReadBytes
+  #holders = 1
   latencyMs = 0
   maxChannels = firstMaxChannels
   readBytes = 0
   /** What may be on its way over one channel. */
   windowBytes = defaultWindowBytes
 
-  constructor(session: Session, pace?: Pace) {
+  constructor(session: Session) {
     this.#session = session
     this.#operations = session.operations
-    this.#pace = pace
-    if (pace?.bytesPerSecond) {
-      this.maxChannels = clamp(Math.floor(pace.bytesPerSecond / channelBytesPerSecond), 1, firstMaxChannels)
-    }
   }
 
   get hostKey(): string {
@@ -89,8 +88,8 @@ class Connection implements Sftp {
     const { _maxReadLen, _isOpenSSH, _extensions } = this.#main as unknown as Internals
     this.#ordered = _isOpenSSH === true
     const isOld = this.#ordered && !('limits@openssh.com' in _extensions)
-    const mostBytes = this.#pace?.bytesPerSecond ? pacedReadBytes : maxReadBytes
-    this.readBytes = Math.min(isOld ? oldOpenSshReadBytes : mostBytes, _maxReadLen)
+    this.#mostReadBytes = Math.min(isOld ? oldOpenSshReadBytes : maxReadBytes, _maxReadLen)
+    this.readBytes = this.#mostReadBytes
 
     const start = performance.now()
     await this.realpath('.').catch((error) => {
@@ -101,6 +100,14 @@ class Connection implements Sftp {
     if (this.latencyMs <= farMs) return
     this.windowBytes = farWindowBytes
     this.#widen(this.#main)
+  }
+
+  limitTo(pace: Pace): void {
+    this.#pace = pace
+    if (!pace.bytesPerSecond) return
+    const channels = Math.floor(pace.bytesPerSecond / channelBytesPerSecond)
+    this.maxChannels = clamp(channels, 1, this.maxChannels)
+    this.readBytes = Math.min(pacedReadBytes, this.#mostReadBytes)
   }
 
   realpath(path: string): Promise<string> {
@@ -157,8 +164,13 @@ class Connection implements Sftp {
     return this.#request<void>('make', path, (done) => this.#main.mkdir(path, done))
   }
 
-  close(): Promise<void> {
-    return this.#session.close()
+  retain(): void {
+    this.#holders++
+  }
+
+  async close(): Promise<void> {
+    this.#holders--
+    if (this.#holders <= 0) await this.#session.close()
   }
 
   #request<T>(

@@ -25,8 +25,6 @@ export interface Pace {
 }
 
 export interface ConnectOptions {
-  /** Holds for what is read of files; listings and other small requests do not count. */
-  pace?: Pace
   /**
    * Called with the server's key as "SHA256:<base64>" before anything is authenticated. Resolve to go on;
    * reject with SFTP_HOST_KEY_MISMATCH to refuse.
@@ -78,6 +76,10 @@ export interface Sftp {
   readonly maxChannels: number
   /** Bytes that one READ may ask for. */
   readonly readBytes: number
+  /** Holds for what is read of files that are opened from then on; listings and other small requests do not count. */
+  limitTo(pace: Pace): void
+  /** One more that holds the connection: it ends with the last `close`. */
+  retain(): void
   close(): Promise<void>
 }
 

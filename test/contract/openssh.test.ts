@@ -58,13 +58,25 @@ describe('OpenSSH with limits', () => {
 
   test('asks for as much at once as the server takes, and for less where the rate is limited', async () => {
     await start({})
-    const of = async (pace?: Pace) => {
-      const sftp = await connectSftp(targetOf(sshd!), { ...options, ...(pace && { pace }) })
-      await sftp.close()
-      return sftp.readBytes
-    }
-    expect(await of()).toBe(255 * 1024)
-    expect(await of({ bytesPerSecond: 10e6, take: () => 0, giveBack: () => {} })).toBe(128 * 1024)
+    const sftp = await connectSftp(targetOf(sshd!), options)
+    expect([sftp.readBytes, sftp.maxChannels]).toEqual([255 * 1024, 10])
+    const pace: Pace = { bytesPerSecond: null, take: () => 0, giveBack: () => {} }
+    sftp.limitTo(pace)
+    expect([sftp.readBytes, sftp.maxChannels]).toEqual([255 * 1024, 10])
+    sftp.limitTo({ ...pace, bytesPerSecond: 256 * 1024 })
+    expect([sftp.readBytes, sftp.maxChannels]).toEqual([128 * 1024, 4])
+    await sftp.close()
+  })
+
+  test('ends with the last of those who hold it', async () => {
+    await start({})
+    const sftp = await connectSftp(targetOf(sshd!), options)
+    sftp.retain()
+    await sftp.close()
+    expect(await sftp.realpath('/')).toBe('/')
+    await sftp.close()
+    expect(sftp.closed.aborted).toBe(true)
+    await expect(sftp.realpath('/')).rejects.toMatchObject({ type: 'CANCELLED' })
   })
 
   test('agrees on AES-GCM where the server knows it, and on an old cipher only where one is named', async () => {

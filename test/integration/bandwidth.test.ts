@@ -41,7 +41,8 @@ describe('a connection with a limit', () => {
     await folder?.remove()
   })
   const connect = async (pace: Bucket, timeoutMs = 30_000, port = sshd.port) => {
-    sftp = await connectTo({ ...sshd, port }, { pace, timeoutMs })
+    sftp = await connectTo({ ...sshd, port }, { timeoutMs })
+    sftp.limitTo(pace)
     return sftp
   }
   async function copy(

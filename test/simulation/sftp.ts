@@ -62,6 +62,7 @@ class Connection implements Sftp {
   readonly #closed = new AbortController()
   readonly #all: Set<{ life: Life; cut(): void }>
   #isOpen = false
+  #holders = 1
   /** A server answers what was asked of one channel in its order. */
   readonly #line = { at: 0 }
   readonly #atDeath = () => this.#hangUp()
@@ -255,7 +256,15 @@ class Connection implements Sftp {
     })
   }
 
+  limitTo(): void {}
+
+  retain(): void {
+    this.#holders++
+  }
+
   async close(): Promise<void> {
+    this.#holders--
+    if (this.#holders > 0) return
     const closed = () => this.end(new IngestError('CANCELLED', 'the connection was closed'))
     // The last word needs no answer.
     closed()

@@ -161,6 +161,7 @@ function fakeConnection(fileMs: number, closed: () => void): Sftp {
     readBytes: 32_768,
     stat: async () => attributes,
     open: async () => file as never,
+    limitTo: () => {},
     close: async () => closed()
   }
   return sftp as Sftp
