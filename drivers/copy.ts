@@ -256,7 +256,7 @@ class Copy {
       if (error.type === 'CHECKSUM_MISMATCH') await this.#upload.discard(upload).catch(unlessLost)
       throw error
     })
-    return this.#stored(object, sum, this.#job.checksum === 'sha256' ? await this.#sha256OfStored() : null)
+    return this.#stored(object, sum, null)
   }
 
   /**
@@ -274,23 +274,35 @@ class Copy {
     await this.#store.remove(this.#key)
   }
 
-  /** Reads the stored object back: it proves the store, too. SHA-256 cannot be combined from ranges. */
-  async #sha256OfStored(): Promise<string> {
-    const hash = createHash('sha256')
-    const stored = await this.#store.read(this.#key, { signal: this.#job.signal })
-    for await (const chunk of stored) hash.update(chunk as Buffer)
-    return hash.digest('hex')
+  /**
+   * Reads the stored object back, which proves it better than the word of any store, and answers its SHA-256 where that is
+   * wanted: unlike CRC32 it cannot be combined from ranges. One that is not what was sent is removed.
+   */
+  async #readBack(sum: string): Promise<string | null> {
+    const hash = this.#job.checksum === 'sha256' ? createHash('sha256') : null
+    let read = 0
+    for await (const chunk of await this.#store.read(this.#key, { signal: this.#job.signal })) {
+      read = crc32(chunk as Buffer, read)
+      hash?.update(chunk as Buffer)
+    }
+    if (crc32Hex(read) === sum) return hash?.digest('hex') ?? null
+    await this.#job.stillOurs()
+    await this.#store.remove(this.#key)
+    throw new IngestError('CHECKSUM_MISMATCH', `what the store gives back has CRC32 ${crc32Hex(read)}; ${sum} was sent`)
   }
 
+  /** `sha256`: where it is known already. */
   async #stored(object: StoredObject, sum: string, sha256: string | null): Promise<Outcome> {
     if (object.sizeBytes !== this.#file.size || (object.crc32 !== null && object.crc32 !== sum)) {
       const seen = `${object.sizeBytes} bytes, CRC32 ${object.crc32}`
       throw new IngestError('CHECKSUM_MISMATCH', `the store has ${seen}; sent were ${this.#file.size} bytes, ${sum}`)
     }
-    let checksum: ObjectInfo['checksum'] = { algorithm: 'crc32', value: sum }
-    if (this.#job.checksum === 'sha256') {
-      checksum = { algorithm: 'sha256', value: sha256 ?? (await this.#sha256OfStored()) }
-    }
+    const isSha256 = this.#job.checksum === 'sha256'
+    const isProven = object.crc32 !== null && (!isSha256 || sha256 !== null)
+    const known = isProven ? sha256 : ((await this.#readBack(sum)) ?? sha256)
+    const checksum: ObjectInfo['checksum'] = isSha256
+      ? { algorithm: 'sha256', value: known! }
+      : { algorithm: 'crc32', value: sum }
     const { bucket } = this.#store
     const place = { bucket, key: this.#key, url: this.#store.url(this.#key) }
     const info = { ...place, etag: object.etag, size: object.sizeBytes, checksum, crc32: sum }

@@ -66,8 +66,14 @@ export function s3Store(options: S3Options): ObjectStore {
       const answer = await client
         .send({ method: 'PUT', key, headers, body, signal })
         .catch((error) => failWrite(error, condition))
-      requireSame(crc32, crc32Of(answer.headers), key)
-      return { key, sizeBytes: body.length, etag: bareEtag(answer.headers.etag), crc32, metadata }
+      const answered = crc32Of(answer.headers)
+      try {
+        requireSame(crc32, answered, key)
+      } catch (error) {
+        await removeWrong(key)
+        throw error
+      }
+      return { key, sizeBytes: body.length, etag: bareEtag(answer.headers.etag), crc32: answered, metadata }
     },
 
     async createUpload(key, metadata, condition) {
@@ -244,16 +250,22 @@ export function s3Store(options: S3Options): ObjectStore {
     try {
       requireSame(crc32, answer.crc32, key)
       if (isOurs) requireSame(crc32, stored.crc32, key)
-      if (stored !== null && stored.sizeBytes === sizeBytes && (isOurs || stored.crc32 === crc32)) return stored
+      if (stored !== null && stored.sizeBytes === sizeBytes && (isOurs || stored.crc32 === crc32)) {
+        return { ...stored, crc32: stored.crc32 ?? answer.crc32 }
+      }
       // Somebody has replaced it since; the answer itself proved ours.
       if (!isOurs && answer.crc32 !== null) return { key, sizeBytes, etag: answer.etag, crc32, metadata: {} }
       const seen = stored === null ? 'is not there' : `has ${stored.sizeBytes} of ${sizeBytes} bytes`
       throw new IngestError('CHECKSUM_MISMATCH', `store: ${key} ${seen} after its completion`)
     } catch (error) {
-      // A store that takes no checksum with the request shows a wrong object; nobody may come to trust it.
-      if (isOurs) await client.send({ method: 'DELETE', key }).catch(() => {})
+      if (isOurs) await removeWrong(key)
       throw error
     }
+  }
+
+  /** A store that takes no checksum with the request shows a wrong object; nobody may come to trust it. */
+  async function removeWrong(key: string): Promise<void> {
+    await client.send({ method: 'DELETE', key }).catch(() => {})
   }
 
   /**

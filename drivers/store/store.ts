@@ -70,6 +70,7 @@ export interface ObjectStore {
   ensureReady(): Promise<void>
   /** null: no such object. */
   head(key: string, signal?: AbortSignal): Promise<StoredObject | null>
+  /** As `completeUpload`, answers the CRC32 that the store has found; null where it says none. */
   put(key: string, body: Buffer, options: PutOptions): Promise<StoredObject>
   /**
    * Answers the upload's id. The condition keeps one from being begun that is of no use any more, where the store knows

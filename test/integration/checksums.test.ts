@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Embedded, startEmbedded } from '../support/embedded.ts'
 import { temporaryFolder } from '../support/process.ts'
 import type { Json } from '../support/rest.ts'
@@ -19,6 +19,9 @@ let folder: Awaited<ReturnType<typeof temporaryFolder>>
 beforeAll(async () => {
   folder = await temporaryFolder('checksums')
   longshore = await startEmbedded({ store: 'minio' })
+})
+afterEach(() => {
+  Object.assign(longshore.s3!, { fault: null, hidesChecksums: false })
 })
 afterAll(async () => {
   await longshore?.stop()
@@ -66,5 +69,47 @@ describe.each([
     expect(await byDocumentedCommand(tool, join(longshore.root, path))).toBe(checksum.value)
     expect(file.object.checksum).toEqual(checksum)
     expect((await announced(file)).data.checksum).toEqual(checksum)
+  })
+})
+
+describe('a store that says no checksum', () => {
+  beforeAll(() => longshore.longshore.api.request('PATCH', '/servers/partner', { checksum: 'crc32' }))
+
+  test.each([
+    ['an empty file', 0],
+    ['a file of one PUT', 100_003],
+    ['a file of several parts', 40 * MiB + 7]
+  ])('is not believed: %s is read back', async (title, sizeBytes) => {
+    const path = `unsaid/${title}`
+    longshore.s3!.hidesChecksums = true
+    const readBefore = longshore.s3!.seen.byOperation.get ?? 0
+    await writeSource(longshore.root, path, sizeBytes)
+    const file = await longshore.becomes(path, 'notified')
+    expect((longshore.s3!.seen.byOperation.get ?? 0) - readBefore).toBe(1)
+    const value = await byDocumentedCommand('gzip', join(longshore.root, path))
+    expect(file.object.checksum).toEqual({ algorithm: 'crc32', value })
+  })
+
+  test.each([
+    ['one PUT', 100_003],
+    ['several parts', 40 * MiB + 7]
+  ])('and gives back other bytes of a file of %s is sent it again', async (title, sizeBytes) => {
+    const path = `other/${title}`
+    let isFlipped = false
+    let removals = 0
+    longshore.s3!.hidesChecksums = true
+    longshore.s3!.fault = ({ operation }) => {
+      if (operation === 'remove') removals++
+      if (operation !== 'get' || isFlipped) return null
+      isFlipped = true
+      return { kind: 'flipAnswer' }
+    }
+    await writeSource(longshore.root, path, sizeBytes)
+    const file = await longshore.becomes(path, 'notified')
+    const statuses = file.history.map(({ status }: Json) => status)
+    expect(statuses).toEqual(['pending', 'downloading', 'pending', 'downloading', 'uploaded', 'notified'])
+    expect(file.history[2].reason).toMatch(/gives back/)
+    expect(removals).toBe(1)
+    expect(await longshore.problems()).toEqual([])
   })
 })

@@ -5,10 +5,20 @@
 import { once } from 'node:events'
 import { Agent, createServer, type IncomingMessage, type ServerResponse, request as send } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
-import { Transform } from 'node:stream'
+import { type Readable, Transform } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 
-export type S3Operation = 'put' | 'part' | 'create' | 'complete' | 'abort' | 'head' | 'get' | 'list' | 'other'
+export type S3Operation =
+  | 'put'
+  | 'part'
+  | 'create'
+  | 'complete'
+  | 'abort'
+  | 'remove'
+  | 'head'
+  | 'get'
+  | 'list'
+  | 'other'
 
 export interface S3Request {
   operation: S3Operation
@@ -26,6 +36,8 @@ export type S3Fault =
   | { kind: 'lostReply' }
   /** One byte of the body arrives as another. */
   | { kind: 'flip' }
+  /** One byte of the body of the answer does. */
+  | { kind: 'flipAnswer' }
   /** The body crawls. */
   | { kind: 'slow'; bytesPerSecond: number }
   /** The request is taken, or so many bytes of its body, and nothing comes back until `release`. */
@@ -35,6 +47,8 @@ export interface S3Proxy {
   readonly endpoint: string
   /** Asked once for each request; null lets it pass. */
   fault: ((request: S3Request) => S3Fault | null) | null
+  /** Whether it is a store that knows no checksums: they are taken out of its answers. */
+  hidesChecksums: boolean
   /** Requests so far, and how many of them met a fault. */
   readonly seen: { requests: number; faults: number; byOperation: Partial<Record<S3Operation, number>> }
   /** Ends what `silent` holds. */
@@ -58,9 +72,14 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
     response.on('close', () => upstream.destroy())
     upstream.on('response', (answer) => {
       if (fault?.kind === 'lostReply') return fail()
-      response.writeHead(answer.statusCode!, answer.rawHeaders)
       answer.on('error', fail)
-      answer.pipe(response)
+      const body = fault?.kind === 'flipAnswer' ? answer.pipe(flipping()) : answer
+      if (proxy.hidesChecksums) {
+        withoutChecksums(answer, body, response)
+        return
+      }
+      response.writeHead(answer.statusCode!, answer.rawHeaders)
+      body.pipe(response)
     })
     const through = fault?.kind === 'flip' ? flipping() : fault?.kind === 'slow' ? slowly(fault.bytesPerSecond) : null
     if (through) request.pipe(through).pipe(upstream)
@@ -97,6 +116,7 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
   const proxy: S3Proxy = {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     fault: null,
+    hidesChecksums: false,
     seen,
     release,
     async close() {
@@ -116,7 +136,7 @@ function describe({ method, url }: IncomingMessage): S3Request {
   const operations: Record<string, S3Operation> = {
     PUT: isUpload ? 'part' : 'put',
     POST: isUpload ? 'complete' : searchParams.has('uploads') ? 'create' : 'other',
-    DELETE: isUpload ? 'abort' : 'other',
+    DELETE: isUpload ? 'abort' : 'remove',
     HEAD: 'head',
     GET: isUpload || searchParams.has('uploads') || searchParams.has('list-type') ? 'list' : 'get'
   }
@@ -140,6 +160,23 @@ function refuse(request: IncomingMessage, response: ServerResponse, fault: { sta
   request.resume()
   response.writeHead(fault.status, { 'content-type': 'application/xml', connection: 'close' })
   response.end(request.method === 'HEAD' ? undefined : body)
+}
+
+/** As an S3 from before 2022 answers, in its headers and in its documents. */
+function withoutChecksums(answer: IncomingMessage, body: Readable, response: ServerResponse): void {
+  const { statusCode, headers } = answer
+  const isDocument = headers['content-type'] === 'application/xml'
+  const isPassed = (name: string) => !name.startsWith('x-amz-checksum-') && !(isDocument && name === 'content-length')
+  response.writeHead(statusCode!, Object.fromEntries(Object.entries(headers).filter(([name]) => isPassed(name))))
+  if (!isDocument) {
+    body.pipe(response)
+    return
+  }
+  let text = ''
+  body.setEncoding('utf8').on('data', (piece: string) => {
+    text += piece
+  })
+  body.on('end', () => response.end(text.replaceAll(/<Checksum(\w+)>[^<]*<\/Checksum\1>/g, '')))
 }
 
 /** In the middle of the first chunk that is large enough to be of a file, not of its framing. */
