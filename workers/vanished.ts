@@ -17,6 +17,9 @@ export interface Listing {
   report(sighting: Sighting): Promise<void> | null
 }
 
+/** Each takes a round trip, and waits behind what is copied over the same connection. */
+const LOOKS_AT_ONCE = 32
+
 /**
  * What is recorded but was not seen is looked at by itself before it is called vanished. What is still there is not
  * recorded any more by the policy of today: it is skipped, with the reason.
@@ -25,13 +28,17 @@ export async function markVanished(sftp: SftpLooks, ports: VanishedPorts, listin
   for (let after = ''; ; ) {
     const page = await ports.unstored(after)
     const gone: string[] = []
-    for (const { id, path } of page) {
-      if (listing.hasSeen(path)) continue
-      const found = await lookAt(sftp, path, listing.follows)
-      if (found === 'gone') gone.push(id)
-      if (typeof found !== 'object') continue
-      const reason = listing.whyIgnored(path, found.size, found.mtime)
-      if (reason !== null) await listing.report({ path, ...found, skip: reason })
+    const unseen = page.filter(({ path }) => !listing.hasSeen(path))
+    for (let at = 0; at < unseen.length; at += LOOKS_AT_ONCE) {
+      const looked = unseen.slice(at, at + LOOKS_AT_ONCE)
+      const looks = await Promise.all(looked.map(({ path }) => lookAt(sftp, path, listing.follows)))
+      for (const [index, found] of looks.entries()) {
+        const { id, path } = looked[index]!
+        if (found === 'gone') gone.push(id)
+        if (typeof found !== 'object') continue
+        const reason = listing.whyIgnored(path, found.size, found.mtime)
+        if (reason !== null) await listing.report({ path, ...found, skip: reason })
+      }
     }
     if (gone.length > 0) await ports.vanished(gone)
     if (page.length === 0) return
