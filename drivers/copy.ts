@@ -130,7 +130,7 @@ class Copy {
     if (this.#file.epoch === 1) return null
     const there = await this.#store.head(this.#key, this.#job.signal)
     if (!there || !this.#isOurs(there) || there.crc32 === null) return null
-    return this.#stored(there, there.crc32, null)
+    return this.#stored(there, there.crc32)
   }
 
   #isOurs(object: StoredObject): boolean {
@@ -256,7 +256,7 @@ class Copy {
       if (error.type === 'CHECKSUM_MISMATCH') await this.#upload.discard(upload).catch(unlessLost)
       throw error
     })
-    return this.#stored(object, sum, null)
+    return this.#stored(object, sum)
   }
 
   /**
@@ -292,16 +292,16 @@ class Copy {
   }
 
   /** `sha256`: where it is known already. */
-  async #stored(object: StoredObject, sum: string, sha256: string | null): Promise<Outcome> {
+  async #stored(object: StoredObject, sum: string, sha256: string | null = null): Promise<Outcome> {
     if (object.sizeBytes !== this.#file.size || (object.crc32 !== null && object.crc32 !== sum)) {
       const seen = `${object.sizeBytes} bytes, CRC32 ${object.crc32}`
       throw new IngestError('CHECKSUM_MISMATCH', `the store has ${seen}; sent were ${this.#file.size} bytes, ${sum}`)
     }
     const isSha256 = this.#job.checksum === 'sha256'
     const isProven = object.crc32 !== null && (!isSha256 || sha256 !== null)
-    const known = isProven ? sha256 : ((await this.#readBack(sum)) ?? sha256)
+    const digest = isProven ? sha256 : await this.#readBack(sum)
     const checksum: ObjectInfo['checksum'] = isSha256
-      ? { algorithm: 'sha256', value: known! }
+      ? { algorithm: 'sha256', value: digest! }
       : { algorithm: 'crc32', value: sum }
     const { bucket } = this.#store
     const place = { bucket, key: this.#key, url: this.#store.url(this.#key) }

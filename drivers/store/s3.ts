@@ -140,13 +140,7 @@ export function s3Store(options: S3Options): ObjectStore {
       return stream.once('close', close)
     },
 
-    async remove(key) {
-      try {
-        await client.send({ method: 'DELETE', key })
-      } catch (error) {
-        if (errorType(error) !== 'STORE_NO_SUCH_OBJECT') throw error
-      }
-    },
+    remove,
 
     url: (key) => `${publicUrl}/${bucket}/${encodeKey(key)}`,
 
@@ -265,7 +259,15 @@ export function s3Store(options: S3Options): ObjectStore {
 
   /** A store that takes no checksum with the request shows a wrong object; nobody may come to trust it. */
   async function removeWrong(key: string): Promise<void> {
-    await client.send({ method: 'DELETE', key }).catch(() => {})
+    await remove(key).catch(() => {})
+  }
+
+  async function remove(key: string): Promise<void> {
+    try {
+      await client.send({ method: 'DELETE', key })
+    } catch (error) {
+      if (errorType(error) !== 'STORE_NO_SUCH_OBJECT') throw error
+    }
   }
 
   /**
